@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where and how a call runs: threads, limits, scratch memory, warnings, and what ran last.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "qgmm/types.h"
+
+namespace qgmm {
+
+/// Instruction sets, weakest first. The machine's best is used unless a limit says otherwise.
+enum class Isa : int { kScalar = 0, kAvx2 = 1 };
+QGMM_EXPORT const char* Name(Isa isa);  // "scalar", "avx2"
+
+/// Calls body(index, state) exactly once for every index in [0, count), in any order, on any threads, and returns
+/// when all are done. Must not call back into qgmm with the same Context.
+using ParallelForFn = void (*)(int count, void (*body)(int index, void* state), void* state, void* pool);
+
+/// What the last call with a Context did.
+struct RunReport {
+  std::string operation;             // "grouped_matmul_swiglu_quant"
+  std::vector<std::string> kernels;  // rows of the kernel table that multiplied at least one tile; "reference"
+  std::string isa;                   // of the epilogue
+  int workers = 0;
+  int64_t tasks = 0;
+};
+
+/// One per calling thread; reused from call to call. Not thread safe: two calls at once need two Contexts.
+class QGMM_EXPORT Context {
+ public:
+  Context() = default;
+  ~Context();
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  ParallelForFn parallel_for = nullptr;  // null: the default team (OpenMP, or serial where it was not built in)
+  void* pool = nullptr;                  // passed to parallel_for
+  int pool_size = 0;                     // threads behind parallel_for; 0: ask the default team
+  int max_workers = 0;                   // 0: pool size, CPU affinity and cgroup quota decide; QGMM_NUM_THREADS overrides
+  int max_isa = -1;                      // an Isa; -1: QGMM_MAX_ISA, else the machine's best
+  bool use_reference = false;            // run the scalar specification instead of the kernels
+  void (*warn)(const char* text, void* state) = nullptr;  // told of a clamped vendor list; null: nobody
+  void* warn_state = nullptr;
+  RunReport last_run;
+
+  /// At least `bytes` of 64-byte aligned scratch memory, kept until the Context dies; contents undefined.
+  void* Workspace(size_t bytes);
+  size_t workspace_bytes() const { return workspace_bytes_; }
+
+ private:
+  void* workspace_ = nullptr;
+  size_t workspace_bytes_ = 0;
+};
+
+}  // namespace qgmm

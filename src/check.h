@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// Argument structs -> Problem, or InvalidArgument: the only place that throws it.
+// Order of checks: types and lists, options, dtypes, ranks, shapes, devices, group_list values; the first failure is
+// the one reported, in the name and argument names of the caller's spelling.
+#pragma once
+
+#include <string>
+
+#include "problem.h"
+#include "qgmm/moe.h"
+#include "qgmm/ops.h"
+
+namespace qgmm {
+
+Problem Checked(const SwigluQuantArgs& args);
+Problem Checked(const WeightQuantArgs& args);
+Problem Checked(const GroupedMatmulArgs& args);
+
+/// pack_weight: weights of any accepted form -> plain Weights (paired = swiglu).
+Weights Checked(const PackArgs& args);
+
+/// dynamic_quant, ready to run.
+struct DynamicQuantProblem {
+  Matrix x;              // [rows, h]; every row is at RowOffset(row), as leading axes may have any strides
+  TensorView x_view;
+  Columns smooth;        // [g, h]
+  std::vector<RowRange> rows;  // rows per smooth row; one range when there is no group_index
+  DType dst_type = DType::kInt8;
+  int64_t row_count = 0, h = 0;
+  void* y = nullptr;     // contiguous
+  float* scale = nullptr;
+};
+DynamicQuantProblem Checked(const DynamicQuantArgs& args);
+
+void CheckFractalNz(const FractalNzArgs& args, bool to_nz);
+
+/// A bad environment variable or Context field: `[qgmm] QGMM_MAX_ISA must be scalar or avx2; got avx9`.
+[[noreturn]] void RefuseSetting(const std::string& sentence);
+
+}  // namespace qgmm
