@@ -7,8 +7,8 @@
 
 namespace qgmm::reference {
 
-/// Writes every element of y (and y_scale). Shares problem.h, numeric.h and float_mode.h with what it judges, nothing else.
-/// Each weight column is gathered once per expert, so a call costs about m * k * n scalar multiply-adds.
+/// Writes every element of y (and y_scale). Shares problem.h, numeric.h and float_mode.h with what it judges, nothing
+/// else. Each weight column is gathered once per expert, so a call costs about m * k * n scalar multiply-adds.
 void Run(const Problem& problem);
 
 void Run(const DynamicQuantProblem& problem);
