@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every call from torch runs with: torch's thread pool, this thread's workspace, reference mode, warnings.
+#pragma once
+
+#include "qgmm/ops.h"
+
+namespace qgmm::door {
+
+/// This thread's Context, set for a call now: pool size as torch.set_num_threads left it.
+Context& ThisThread();
+
+/// Process-wide: every later call runs the scalar specification instead of the kernels.
+void UseReference(bool on);
+
+/// Throws where `number` is no Spelling.
+Spelling SpellingOf(int64_t number);
+
+/// The name that `spelling` gives an operation in its sentences.
+const char* CalledName(const char* native, Spelling spelling);
+
+/// Hands `text` to the Python callback; a warning that was turned into an error becomes std::runtime_error.
+void Warn(const char* text);
+
+}  // namespace qgmm::door

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+// Torch's stable tensors as the core's borrowed views, and outputs of the sizes that a call's arguments claim.
+#include "views.h"
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+
+#include <limits>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace qgmm::door {
+namespace {
+
+struct DTypePair {
+  ScalarType torch;
+  DType core;
+};
+constexpr DTypePair kDTypes[] = {
+    {ScalarType::Char, DType::kInt8},
+    {ScalarType::Int, DType::kInt32},
+    {ScalarType::Long, DType::kInt64},
+    {ScalarType::UInt64, DType::kUInt64},
+    {ScalarType::Float, DType::kFloat32},
+    {ScalarType::Half, DType::kFloat16},
+    {ScalarType::BFloat16, DType::kBFloat16},
+    {ScalarType::Float8_e4m3fn, DType::kFloat8E4M3},
+    {ScalarType::Float8_e5m2, DType::kFloat8E5M2},
+    {ScalarType::Byte, DType::kUInt8},
+    {ScalarType::Bool, DType::kBool},
+    {ScalarType::Short, DType::kInt16},
+    {ScalarType::Double, DType::kFloat64},
+};
+
+// Through the C shim: Tensor::scalar_type() throws for dtypes that its target version had no name for.
+DType TensorDType(const Tensor& tensor) {
+  int32_t number = -1;
+  if (aoti_torch_get_dtype(tensor.get(), &number) != AOTI_TORCH_SUCCESS) return DType::kOther;
+  return DTypeOf(static_cast<ScalarType>(number));
+}
+
+Device DeviceOf(const Tensor& tensor) {
+  Device device;
+  int32_t type = -1, index = 0;
+  aoti_torch_get_device_type(tensor.get(), &type);
+  aoti_torch_get_device_index(tensor.get(), &index);
+  device.index = index < 0 ? 0 : index;
+  device.type = type == aoti_torch_device_type_cpu()    ? DeviceType::kCpu
+                : type == aoti_torch_device_type_cuda() ? DeviceType::kCuda
+                                                        : DeviceType::kOther;
+  return device;
+}
+
+bool IsStrided(const Tensor& tensor) {
+  int32_t layout = -1;
+  return aoti_torch_get_layout(tensor.get(), &layout) == AOTI_TORCH_SUCCESS && layout == aoti_torch_layout_strided();
+}
+
+// Row-major; saturates where the claim is absurd, so that no stride overflows.
+std::vector<int64_t> ContiguousStrides(const std::vector<int64_t>& sizes) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t stride = 1;
+  for (size_t axis = sizes.size(); axis-- > 0;) {
+    strides[axis] = stride;
+    if (sizes[axis] > 0 && stride > std::numeric_limits<int64_t>::max() / sizes[axis]) {
+      stride = std::numeric_limits<int64_t>::max();
+    } else {
+      stride *= sizes[axis] > 0 ? sizes[axis] : 1;
+    }
+  }
+  return strides;
+}
+
+}  // namespace
+
+DType DTypeOf(ScalarType type) {
+  for (const DTypePair& pair : kDTypes) {
+    if (pair.torch == type) return pair.core;
+  }
+  return DType::kOther;
+}
+
+DType DTypeOfNumber(int64_t number) {
+  if (number == static_cast<int64_t>(ScalarType::QUInt4x2)) return DType::kInt4;
+  if (number < 0 || number > std::numeric_limits<int8_t>::max()) return DType::kOther;
+  return DTypeOf(static_cast<ScalarType>(number));
+}
+
+ScalarType ScalarTypeOf(DType dtype) {
+  for (const DTypePair& pair : kDTypes) {
+    if (pair.core == dtype) return pair.torch;
+  }
+  return ScalarType::Byte;
+}
+
+TensorView ViewOf(const Tensor& tensor) {
+  TensorView view;
+  const auto sizes = tensor.sizes();
+  view.rank = static_cast<int>(sizes.size());
+  view.device = DeviceOf(tensor);
+  const int kept = view.rank < TensorView::kMaxRank ? view.rank : TensorView::kMaxRank;
+  for (int axis = 0; axis < kept; ++axis) view.sizes[axis] = sizes[axis];
+  if (!IsStrided(tensor)) return view;  // dtype kOther: refused by name before anybody reads
+  view.dtype = TensorDType(tensor);
+  const auto strides = tensor.strides();
+  for (int axis = 0; axis < kept; ++axis) view.strides[axis] = strides[axis];
+  view.data = const_cast<void*>(tensor.const_data_ptr());
+  return view;
+}
+
+TensorView ViewOf(const std::optional<Tensor>& tensor) { return tensor ? ViewOf(*tensor) : TensorView(); }
+
+int64_t Views::LastSize() const {
+  if (views_.empty()) return 0;
+  const TensorView& first = views_.front();
+  return first.rank >= 1 && first.rank <= 3 ? first.sizes[first.rank - 1] : 0;
+}
+
+PackedWeight PackedOf(const char* operation, const Tensor& data, const std::vector<int64_t>& integers) {
+  const TensorView view = ViewOf(data);
+  const std::string prefix = std::string("[") + operation + "] ";
+  if (integers.size() != 4) throw std::invalid_argument(prefix + "packed must be [layout, e, k, n]");
+  if (view.dtype != DType::kUInt8 || view.rank != 1 || (view.sizes[0] > 1 && view.strides[0] != 1)) {
+    throw std::invalid_argument(prefix + "a PackedWeight must hold one contiguous row of uint8; got " + Name(view.dtype) +
+                          " of " + std::to_string(view.rank) + " dimensions");
+  }
+  PackedWeight weight;
+  weight.data = static_cast<const uint8_t*>(view.data);
+  weight.bytes = view.sizes[0];
+  weight.layout = static_cast<Layout>(integers[0]);
+  weight.e = integers[1];
+  weight.k = integers[2];
+  weight.n = integers[3];
+  weight.device = view.device;
+  return weight;
+}
+
+int64_t SizeIf(const TensorView& view, int rank, int axis) { return view.rank == rank ? view.sizes[axis] : 0; }
+
+std::optional<Tensor> TryEmpty(const std::vector<int64_t>& sizes, ScalarType type) {
+  const std::vector<int64_t> strides = ContiguousStrides(sizes);
+  for (size_t axis = 0; axis < sizes.size(); ++axis) {
+    // 2^56 elements: beyond any address space, and small enough for torch's own arithmetic.
+    if (sizes[axis] < 0 || (sizes[axis] > 0 && strides[axis] > (int64_t{1} << 56) / sizes[axis])) return std::nullopt;
+  }
+  AtenTensorHandle handle = nullptr;
+  if (aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
+                               static_cast<int32_t>(type), aoti_torch_device_type_cpu(), 0,
+                               &handle) != AOTI_TORCH_SUCCESS) {
+    return std::nullopt;
+  }
+  return Tensor(handle);
+}
+
+Tensor Empty(const std::vector<int64_t>& sizes, ScalarType type) {
+  std::optional<Tensor> tensor = TryEmpty(sizes, type);
+  if (!tensor) throw std::bad_alloc();
+  return std::move(*tensor);
+}
+
+TensorView ClaimedView(const std::vector<int64_t>& sizes, ScalarType type) {
+  alignas(64) static uint8_t nothing[64];
+  const std::vector<int64_t> strides = ContiguousStrides(sizes);
+  TensorView view;
+  view.data = nothing;
+  view.dtype = DTypeOf(type);
+  view.rank = static_cast<int>(sizes.size());
+  for (int axis = 0; axis < view.rank && axis < TensorView::kMaxRank; ++axis) {
+    view.sizes[axis] = sizes[static_cast<size_t>(axis)];
+    view.strides[axis] = strides[static_cast<size_t>(axis)];
+  }
+  return view;
+}
+
+}  // namespace qgmm::door

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// Torch's stable tensors as the core's borrowed views, and outputs of the sizes that a call's arguments claim.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <vector>
+
+#include "qgmm/ops.h"
+
+namespace qgmm::door {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+/// kOther for every dtype without a name in the core, and for tensors without strides (sparse and the like).
+DType DTypeOf(ScalarType type);
+ScalarType ScalarTypeOf(DType dtype);
+/// torch's number of a dtype, as torch.dtype passes through an `int` argument; 16 (quint4x2) means int4.
+DType DTypeOfNumber(int64_t number);
+
+/// Borrows: the view lives as long as the tensor. A rank above TensorView::kMaxRank is kept, its far sizes are not.
+TensorView ViewOf(const Tensor& tensor);
+TensorView ViewOf(const std::optional<Tensor>& tensor);
+
+/// A list of tensors as the core wants it. Owns the views, borrows the tensors.
+class Views {
+ public:
+  explicit Views(const std::vector<Tensor>& tensors) : given_(true) { Add(tensors); }
+  explicit Views(const std::optional<std::vector<Tensor>>& tensors) : given_(tensors.has_value()) {
+    if (tensors) Add(*tensors);
+  }
+  TensorList list() const {
+    return given_ ? TensorList(views_.data(), static_cast<int64_t>(views_.size())) : TensorList();
+  }
+  /// The last size of the first tensor; 0 where there is none.
+  int64_t LastSize() const;
+
+ private:
+  void Add(const std::vector<Tensor>& tensors) {
+    for (const Tensor& tensor : tensors) views_.push_back(ViewOf(tensor));
+  }
+  std::vector<TensorView> views_;
+  bool given_;
+};
+
+/// The bytes of a packed weight with the integers [layout, e, k, n] that travel beside them. `operation` names the
+/// call in the sentence that refuses other tensors than one row of bytes.
+PackedWeight PackedOf(const char* operation, const Tensor& data, const std::vector<int64_t>& integers);
+
+/// Size `axis` of a tensor of exactly `rank` dimensions, else 0: claims are made only of arguments that can be right,
+/// and check reports the others before it looks at outputs.
+int64_t SizeIf(const TensorView& view, int rank, int axis);
+
+/// A new contiguous CPU tensor, uninitialised, or nothing where so much memory cannot be had.
+std::optional<Tensor> TryEmpty(const std::vector<int64_t>& sizes, ScalarType type);
+
+/// TryEmpty, or std::bad_alloc (MemoryError in Python).
+Tensor Empty(const std::vector<int64_t>& sizes, ScalarType type);
+
+/// The view an output of these sizes would have; its data is not to be touched.
+TensorView ClaimedView(const std::vector<int64_t>& sizes, ScalarType type);
+
+}  // namespace qgmm::door
