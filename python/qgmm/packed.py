@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PackedWeight: expert weights in the order of the kernels, as one tensor of bytes that knows what it is."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils import _pytree
+
+from .library import ops
+
+_INT4_LAYOUTS = (3, 4)  # `enum class Layout` of include/qgmm/packed_weight.h: 1, 2 hold int8
+_SWIGLU_LAYOUTS = (2, 4)
+
+
+class PackedWeight:
+    """Expert weights ``[e, k, n]`` reordered once by :func:`pack_weight`, for any number of calls.
+
+    It gives the same bits as the tensor it was made from. Everything is in ``data``, a one-dimensional uint8 tensor
+    that can stand in a ``state_dict`` or a safetensors file; ``PackedWeight.from_data(data)`` brings it back.
+    ``torch.save``, ``torch.load`` (also with ``weights_only=True``, once qgmm is imported), ``copy`` and ``pickle``
+    work on the object itself, and ``torch.compile`` takes it as an argument or as an attribute of a module.
+
+    Attributes:
+        data: uint8 ``[bytes]`` on the CPU.
+        e, k, n: sizes of the weights as they were given; ``n`` counts int4 values, not int32 words.
+        layout: which packing; a number of ``enum class Layout`` of the C++ library.
+        dtype: ``"int8"`` or ``"int4"``.
+        swiglu: gate and up columns are paired, for :func:`grouped_matmul_swiglu_quant`.
+        device: of ``data``.
+
+    Example:
+        >>> import torch, qgmm
+        >>> packed = qgmm.pack_weight(torch.ones(2, 8, 6, dtype=torch.int8))
+        >>> packed
+        PackedWeight(e=2, k=8, n=6, dtype='int8', swiglu=False, device='cpu')
+        >>> qgmm.PackedWeight.from_data(packed.data.clone()).n
+        6
+    """
+
+    def __init__(self, data: torch.Tensor) -> None:
+        if not isinstance(data, torch.Tensor):
+            raise ValueError(f"[PackedWeight] data must be a tensor; got {type(data).__name__}")
+        self._set(data, ops.packed_header(data))
+
+    def _set(self, data: torch.Tensor, header) -> None:
+        self.data = data
+        self.layout, self.e, self.k, self.n = header
+
+    @classmethod
+    def from_data(cls, data: torch.Tensor) -> PackedWeight:
+        """The weight whose bytes ``data`` holds. Reads and validates the header once.
+
+        Raises:
+            ValueError: ``data`` is no contiguous row of uint8 on the CPU, or was not written by ``pack_weight``.
+        """
+        return cls(data)
+
+    @property
+    def dtype(self) -> str:
+        return "int4" if self.layout in _INT4_LAYOUTS else "int8"
+
+    @property
+    def swiglu(self) -> bool:
+        return self.layout in _SWIGLU_LAYOUTS
+
+    @property
+    def device(self) -> torch.device:
+        return self.data.device
+
+    @property
+    def integers(self) -> list[int]:
+        """``[layout, e, k, n]``, as the operators' schemas carry them beside the bytes."""
+        return [self.layout, self.e, self.k, self.n]
+
+    def unpack(self) -> torch.Tensor:
+        """The plain weights again: int8 ``[e, k, n]``, or int32 ``[e, k, n / 8]`` holding int4. Slow, for checking."""
+        return ops.unpack_weight(self.data)
+
+    def __repr__(self) -> str:
+        return (
+            f"PackedWeight(e={self.e}, k={self.k}, n={self.n}, dtype='{self.dtype}', swiglu={self.swiglu}, "
+            f"device='{self.device}')"
+        )
+
+    def __reduce__(self):
+        return PackedWeight, (self.data,)
+
+
+def _flatten(packed: PackedWeight):
+    return [packed.data], tuple(packed.integers)
+
+
+def _unflatten(children, header) -> PackedWeight:
+    # Without the header's check: while tracing, the child is no tensor with bytes.
+    packed = PackedWeight.__new__(PackedWeight)
+    packed._set(next(iter(children)), header)
+    return packed
+
+
+_pytree.register_pytree_node(
+    PackedWeight,
+    _flatten,
+    _unflatten,
+    serialized_type_name="qgmm.PackedWeight",
+    to_dumpable_context=list,
+    from_dumpable_context=tuple,
+)
+torch.serialization.add_safe_globals([PackedWeight])
