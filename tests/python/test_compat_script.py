@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m qgmm.compat.npu script.py`: a script behaves as under `python script.py`, with the stand-ins in reach."""
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+RUNNER = [sys.executable, "-m", "qgmm.compat.npu"]
+
+
+def write(folder, text, name="script.py"):
+    path = folder / name
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+def start(command, cwd, **options):
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, **options)
+
+
+def assert_like_python(folder, text, *arguments, name="script.py", stdin=None):
+    """Output, error output and exit status of both ways; returns what came."""
+    work = folder / "elsewhere"
+    work.mkdir(exist_ok=True)
+    script = write(folder, text, name)
+    plain = start([sys.executable, str(script), *arguments], work, input=stdin)
+    ours = start([*RUNNER, str(script), *arguments], work, input=stdin)
+    assert (ours.stdout, ours.stderr, ours.returncode) == (plain.stdout, plain.stderr, plain.returncode)
+    return ours
+
+
+def test_a_script_sees_itself_as_main(tmp_path):
+    write(tmp_path, "word = 'beside the script'\n", "sibling.py")
+    came = assert_like_python(tmp_path, """
+        import os, pickle, sys, warnings
+        import sibling
+        class Own:
+            pass
+        assert __name__ == "__main__" and sys.modules["__main__"].Own is Own and __spec__ is None
+        print(sys.argv, __file__, os.path.realpath(sys.path[0]), sibling.word, globals().get("__package__"))
+        print(type(pickle.loads(pickle.dumps(Own()))), sys.stdin.read(), sorted(globals()))
+        warnings.warn("seen in __main__", DeprecationWarning)
+        sys.exit(5)
+        """, "one", "--two=2", "-h", stdin="from outside")
+    assert came.returncode == 5 and "beside the script" in came.stdout and "'one', '--two=2', '-h'" in came.stdout
+
+
+@pytest.mark.parametrize(("text", "status"), [
+    ("print('done')", 0),
+    ("import sys; sys.exit()", 0),
+    ("import sys; sys.exit('a last word')", 1),
+    ("def inner():\n    return 1 / 0\n\ntry:\n    inner()\nexcept ZeroDivisionError as e:\n    raise KeyError(1) from e\n", 1),
+    ("x = (\n", 1),
+    ("import os; os._exit(9)", 9),
+    ("raise KeyboardInterrupt", -signal.SIGINT),
+], ids=["end", "exit", "exit with words", "exception", "syntax", "hard exit", "interrupt"])
+def test_exit_status_and_traceback(tmp_path, text, status):
+    assert assert_like_python(tmp_path, text).returncode == status
+
+
+def test_the_stand_ins_are_there(tmp_path):
+    script = write(tmp_path, """
+        import torch, torch_npu, torchair
+        from mindspeed.ops import weight_quant_gmm
+        torch.npu.set_device(0)
+        x = torch.ones(2, 4, dtype=torch.float16).npu()
+        weight = torch.full((1, 4, 3), 2, dtype=torch.int8).npu()
+        scale = torch.full((1, 3), 0.5, dtype=torch.float16).npu()
+        y = weight_quant_gmm.npu_weight_quant_gmm(x, weight, scale, group_list=torch.tensor([2]).npu())
+        print(y.tolist(), hasattr(torch.ops.npu, "npu_grouped_matmul_swiglu_quant_v2"))
+        """)
+    came = start([*RUNNER, str(script)], tmp_path)
+    assert (came.stdout, came.returncode) == ("[[4.0, 4.0, 4.0], [4.0, 4.0, 4.0]] True\n", 0), came.stderr
+
+
+def test_no_script(tmp_path):
+    for arguments in ([], ["--help"]):
+        came = start([*RUNNER, *arguments], tmp_path)
+        assert came.returncode == 2
+        assert came.stderr == "usage: python -m qgmm.compat.npu script.py [arguments of the script]\n"
+
+
+def test_a_script_that_is_not_there(tmp_path):
+    came = start([*RUNNER, "absent.py"], tmp_path)
+    assert came.returncode == 2
+    assert came.stderr == "qgmm.compat.npu: can't open file 'absent.py': [Errno 2] No such file or directory\n"
+
+
+def test_a_real_torch_npu_beside_the_script(tmp_path):
+    """The refusal is what is printed, without the runner's own frames."""
+    write(tmp_path, "", "torch_npu.py")
+    script = write(tmp_path, "print('must not run')\n")
+    came = start([*RUNNER, str(script)], tmp_path)
+    assert came.returncode == 1 and came.stdout == ""
+    assert came.stderr.strip() == ("RuntimeError: [qgmm.compat.npu] torch_npu must not be importable unless force is "
+                                   f"True; got {tmp_path / 'torch_npu.py'}")
