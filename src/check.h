@@ -21,8 +21,8 @@ Weights Checked(const PackArgs& args);
 
 /// dynamic_quant, ready to run.
 struct DynamicQuantProblem {
-  Matrix x;              // [rows, h]; every row is at RowOffset(row), as leading axes may have any strides
-  TensorView x_view;
+  Matrix x;              // [rows, h]; row_stride holds only within the last but one axis, see x_view
+  TensorView x_view;     // [..., h]: the leading axes may have any strides
   Columns smooth;        // [g, h]
   std::vector<RowRange> rows;  // rows per smooth row; one range when there is no group_index
   DType dst_type = DType::kInt8;
@@ -33,6 +33,7 @@ struct DynamicQuantProblem {
 DynamicQuantProblem Checked(const DynamicQuantArgs& args);
 
 void CheckFractalNz(const FractalNzArgs& args, bool to_nz);
+void CheckFractalNzSizes(const FractalNzArgs& args);  // dtype, k, n and c0 alone
 
 /// A bad environment variable or Context field: `[qgmm] QGMM_MAX_ISA must be scalar or avx2; got avx9`.
 [[noreturn]] void RefuseSetting(const std::string& sentence);

@@ -21,4 +21,7 @@ struct DecodedGroups {
 /// The ranges are those of the clamped list whatever its values, as in docs/operators.md section 1.3.
 DecodedGroups DecodeGroups(const TensorView& list, int64_t type, int64_t m);
 
+/// The last entry of such a list.
+int64_t LastEntry(const TensorView& list);
+
 }  // namespace qgmm

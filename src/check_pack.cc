@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// pack_weight, and bytes that claim to be packed weights.
+#include "check.h"
+#include "check_arguments.h"
+#include "check_refuse.h"
+#include "check_weights.h"
+#include "packed_format.h"
+
+namespace qgmm {
+namespace {
+
+using namespace check;  // NOLINT: this file is a door of that namespace
+
+// So that every offset fits int64 with room: e is at most 2^10, a padded weight at most one byte.
+constexpr int64_t kMaxSide = int64_t{1} << 40, kMaxPlane = int64_t{1} << 50;
+
+void CheckPlane(const Call& call, const WeightArgument& weight) {
+  if (call.k < 1) QGMM_REFUSE(call.operation, "k must be at least 1; got ", call.k);
+  // Operator B takes any k; the packed weights of the others sum in int32.
+  if ((weight.paired || weight.int4()) && call.k > kMaxIntegerK) {
+    QGMM_REFUSE(call.operation, "k must be at most ", kMaxIntegerK, " (int32 sums); got ", call.k);
+  }
+  if (call.k > kMaxSide || call.n > kMaxSide || call.k > kMaxPlane / (call.n + kPairColumns)) {
+    QGMM_REFUSE(call.operation, "k * (n + 32) must be at most ", kMaxPlane, " to be packed; got k ", call.k,
+                " and n ", call.n);
+  }
+}
+
+}  // namespace
+
+Weights Checked(const PackArgs& args) {
+  const PackedWeight none;
+  const WeightArgument weight = {args.weight, none, WeightUse::kPacking, args.swiglu};
+  Call call = {"pack_weight", "weight"};
+  for (Stage stage : kStages) {
+    if (stage == Stage::kOption) {
+      LearnSizes(call, TensorView(), weight);
+      continue;
+    }
+    if (stage == Stage::kShape) call.k = InnerSize(weight);
+    CheckWeight(call, stage, weight);
+    if (stage == Stage::kShape) CheckPlane(call, weight);
+  }
+  return MakeWeights(call, weight);
+}
+
+PackedWeight FromBytes(const uint8_t* data, int64_t bytes) {
+  PackedWeight weight;
+  const std::string violation = ReadHeader(data, bytes, &weight);
+  if (!violation.empty()) QGMM_REFUSE("PackedWeight", "data must ", violation);
+  return weight;
+}
+
+}  // namespace qgmm
