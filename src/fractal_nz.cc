@@ -62,6 +62,7 @@ void Copy(const FractalNzArgs& args, bool to_nz) {
 }  // namespace
 
 int64_t FractalNzSize(const FractalNzArgs& args) {
+  CheckFractalNzSizes(args);
   const int64_t elements = Blocks(args).elements();
   return args.dtype == DType::kInt4 ? elements / 2 : elements;
 }
