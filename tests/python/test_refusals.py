@@ -270,9 +270,7 @@ def test_int4_width_where_n_is_known():
 
 
 def test_pack_weight_names_itself():
-    assert message(qgmm.pack_weight, full(F32, 8, 16, 16)) == \
-        "[pack_weight] weight must be int8 [e, k, n], int32 [e, k, n/8] (packed int4) or a PackedWeight; got float32" or \
-        message(qgmm.pack_weight, full(F32, 8, 16, 16)).startswith("[pack_weight] weight must be int8 [e, k, n]")
+    assert message(qgmm.pack_weight, full(F32, 8, 16, 16)).startswith("[pack_weight] weight must be int8 [e, k, n]")
     assert message(qgmm.pack_weight, full(I8, 1, 16, 15), swiglu=True) == "[pack_weight] n must be even; got 15"
     assert message(qgmm.pack_weight, []).startswith("[pack_weight] weight must be one [e, k, n] tensor")
     assert message(qgmm.pack_weight, full(I8, 16, 16)) == "[pack_weight] weight must have 3 dimensions; got [16, 16]"
