@@ -1,0 +1,439 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vendor's names: their signatures, the documents' call sequences in our own words, every way to write an option,
+one warning for a list past m, and every refusal in the names the caller used."""
+import inspect
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+import agree
+import cases
+import golden
+import qgmm
+import vendor_judge
+
+SIGNATURES = {
+    "npu_grouped_matmul_swiglu_quant_v2": (
+        "x, weight, weight_scale, x_scale, group_list, *, smooth_scale=None, weight_assist_matrix=None, bias=None, "
+        "dequant_mode=0, dequant_dtype=0, quant_mode=0, quant_dtype=0, group_list_type=0, tuning_config=None, "
+        "x_dtype=None, weight_dtype=None, weight_scale_dtype=None, x_scale_dtype=None"),
+    "npu_grouped_matmul_swiglu_quant": "x, weight, group_list, weight_scale, x_scale, *, bias=None, offset=None",
+    "npu_weight_quant_gmm":
+        "x, weight, antiquant_scale, *, antiquant_offset=None, bias=None, group_list=None, act_type=0",
+    "npu_weight_quant_gmm_v2":
+        "x, weight, antiquant_scale, *, antiquant_offset=None, bias=None, group_list=None, act_type=0",
+    "npu_format_cast": "t, acl_format, customize_dtype=None",
+}
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signature(name):
+    function = getattr(qgmm, name)
+    bare = inspect.signature(function)
+    bare = bare.replace(parameters=[p.replace(annotation=p.empty) for p in bare.parameters.values()],
+                        return_annotation=bare.empty)
+    assert str(bare) == f"({SIGNATURES[name]})"
+    assert function.__name__ == name and name in qgmm.__all__ and "Example:" in function.__doc__
+
+
+# --- the documents' sequences -------------------------------------------------------------------------------------
+
+def judged(name, *args, **kwargs):
+    result = getattr(qgmm, name)(*args, **kwargs)
+    vendor_judge.judge(name, args, kwargs, result)
+    return result
+
+
+def test_document_shape_eager(rng):
+    """Two experts of 7168 x 4096 behind one list entry each, cumulative ends of which the second group is empty."""
+    x, weight = cases.int8(rng, 512, 7168), cases.int8(rng, 2, 7168, 4096)
+    x_scale, weight_scale = cases.uniform(rng, 512, high=3), cases.uniform(rng, 2, 4096, low=-3, high=3)
+    ends = torch.tensor([128, 128])
+    y, y_scale = judged("npu_grouped_matmul_swiglu_quant_v2", x, [qgmm.npu_format_cast(weight, 29)], [weight_scale],
+                        x_scale, ends)
+    assert y.shape == (512, 2048) and not y[128:].any() and not y_scale[128:].any()
+
+
+def test_graph_with_quant_dtype_2(rng):
+    class Layer(torch.nn.Module):
+        def forward(self, x, weight, weight_scale, x_scale, group_list, quant_dtype):
+            return qgmm.npu_grouped_matmul_swiglu_quant_v2(x, weight, weight_scale, x_scale, group_list,
+                                                           quant_dtype=quant_dtype)
+
+    torch._dynamo.reset()
+    layer = torch.compile(Layer(), backend="aot_eager", dynamic=False, fullgraph=True)
+    x, weight, scale, x_scale, _ = cases.swiglu(rng, m=40, k=64, n=160)
+    args = (x, [weight], [scale], x_scale, torch.tensor([17, 17]))
+    result = layer(*args, 2)
+    assert result[0].dtype == torch.float8_e5m2
+    vendor_judge.judge("npu_grouped_matmul_swiglu_quant_v2", args, {"quant_dtype": 2}, result)
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+@pytest.mark.parametrize(("name", "group_list"), [("npu_weight_quant_gmm", [1, 3, 6, 10, 15, 21, 28, 32]),
+                                                  ("npu_weight_quant_gmm_v2", [1, 2, 3, 4, 5, 6, 7, 4])])
+def test_weight_quant_plain_and_transposed(rng, name, group_list, graph):
+    torch._dynamo.reset()
+    call = getattr(qgmm, name)
+    call = torch.compile(call, backend="aot_eager", fullgraph=True) if graph else call
+    x, scale, offset = (cases.uniform(rng, *shape, low=0, dtype=torch.float16)
+                        for shape in ((32, 256), (8, 128), (8, 128)))
+    options = {"antiquant_offset": offset, "bias": None, "group_list": torch.tensor(group_list)}
+    for weight in (cases.int8(rng, 8, 256, 128), cases.int8(rng, 8, 128, 256).transpose(-1, -2)):
+        args = (x, weight, scale)
+        vendor_judge.judge(name, args, options, call(*args, **options))
+
+
+@pytest.mark.filterwarnings("ignore:.*group_list:UserWarning")
+def test_counts_that_sum_to_one_row_too_many(rng):
+    args, options = cases.weight_quant(rng, e=8, m=32, k=256, n=128, bias=False)
+    options = {"antiquant_offset": options["offset"], "group_list": torch.tensor([1, 3, 3, 4, 5, 6, 7, 4])}
+    y = judged("npu_weight_quant_gmm_v2", *args, **options)
+    options["group_list"] = torch.tensor([1, 3, 3, 4, 5, 6, 7, 3])
+    agree.assert_same_bits(y, qgmm.npu_weight_quant_gmm_v2(*args, **options), "the last group clamped")
+
+
+# --- V1 -----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("form", ["tensor", "list", "packed"])
+def test_v1_signature(rng, form):
+    x, weight, scale, x_scale, group_list = cases.swiglu(rng)
+    given = {"tensor": weight, "list": list(weight), "packed": qgmm.pack_weight(weight, swiglu=True)}[form]
+    given_scale = list(scale) if form == "list" else scale
+    y, y_scale, offset = qgmm.npu_grouped_matmul_swiglu_quant(x, given, group_list, given_scale, x_scale)
+    want = qgmm.grouped_matmul_swiglu_quant(x, weight, scale, x_scale, group_list)
+    agree.assert_same_bits((y, y_scale), want, "V1 against native")
+    assert offset.shape == () and offset.dtype == torch.float32 and offset.item() == 0
+
+
+@pytest.mark.parametrize("slices", [0, 1, 3])
+@pytest.mark.parametrize("packed", [False, True])
+def test_v1_int4_bias_is_the_assist_matrix(rng, slices, packed):
+    x, weight, scale, x_scale, group_list = cases.swiglu(rng, bits=4, slices=slices)
+    assist = cases.uniform(rng, 2, 16)
+    given = qgmm.pack_weight(weight, swiglu=True) if packed else weight
+    y, y_scale, _ = qgmm.npu_grouped_matmul_swiglu_quant(x, given, group_list, scale, x_scale, bias=assist, offset=None)
+    want = qgmm.grouped_matmul_swiglu_quant(x, weight, scale, x_scale, group_list, weight_assist_matrix=assist,
+                                            dequant_mode=1 if slices else 0)
+    agree.assert_same_bits((y, y_scale), want, "V1 against native")
+    without = qgmm.npu_grouped_matmul_swiglu_quant(x, given, group_list, scale, x_scale)
+    assert not agree.same((y, y_scale), without[:2])
+
+
+def test_v1_compiles(rng):
+    torch._dynamo.reset()
+    x, weight, scale, x_scale, group_list = cases.swiglu(rng)
+    call = torch.compile(qgmm.npu_grouped_matmul_swiglu_quant, backend="aot_eager", fullgraph=True)
+    args = (x, weight, group_list, scale, x_scale)
+    agree.assert_same_bits(call(*args), qgmm.npu_grouped_matmul_swiglu_quant(*args), "V1 in a graph")
+
+
+# --- spellings ----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("dtype", "spellings"), [
+    (torch.int8, [0, 1, None, torch.int8]),
+    (torch.float8_e5m2, [2, 23, torch.float8_e5m2]),
+    (torch.float8_e4m3fn, [3, 24, torch.float8_e4m3fn]),
+], ids=["int8", "e5m2", "e4m3"])
+def test_quant_dtype_spellings(rng, dtype, spellings):
+    args = cases.swiglu(rng)
+    want = qgmm.grouped_matmul_swiglu_quant(*args, quant_dtype=dtype)
+    assert want[0].dtype == dtype
+    for quant_dtype in spellings:
+        got = judged("npu_grouped_matmul_swiglu_quant_v2", *args, quant_dtype=quant_dtype)
+        agree.assert_same_bits(got, want, f"quant_dtype={quant_dtype}")
+
+
+@pytest.mark.parametrize("option", [
+    {"dequant_dtype": 0}, {"dequant_dtype": 6}, {"dequant_dtype": torch.float32}, {"dequant_dtype": None},
+    {"quant_mode": 0}, {"tuning_config": [64]}, {"tuning_config": None}, {"tuning_config": []},
+    {"x_dtype": None, "weight_dtype": None, "weight_scale_dtype": None, "x_scale_dtype": None},
+], ids=str)
+def test_options_with_one_meaning(rng, option):
+    args = cases.swiglu(rng)
+    agree.assert_same_bits(qgmm.npu_grouped_matmul_swiglu_quant_v2(*args, **option),
+                           qgmm.grouped_matmul_swiglu_quant(*args), f"{option}")
+
+
+@pytest.mark.parametrize("form", ["tensor", "list of one", "list of experts", "packed", "from NZ"])
+def test_weight_forms(rng, form):
+    x, weight, scale, x_scale, group_list = cases.swiglu(rng)
+    given = {"tensor": weight, "list of one": [weight], "list of experts": list(weight),
+             "packed": qgmm.npu_format_cast(qgmm.pack_weight(weight, swiglu=True), 29),
+             "from NZ": [qgmm.from_fractal_nz(qgmm.to_fractal_nz(weight), 24, 16, torch.int8)]}[form]
+    given_scale = list(scale) if form == "list of experts" else [scale]
+    agree.assert_same_bits(
+        qgmm.npu_grouped_matmul_swiglu_quant_v2(x, given, given_scale, x_scale, group_list),
+        qgmm.grouped_matmul_swiglu_quant(x, weight, scale, x_scale, group_list), form)
+
+
+def test_everything_v2_can_say_at_once(rng):
+    x, weight, scale, x_scale, _ = cases.swiglu(rng, bits=4, slices=4, e=3, m=9, k=32, n=24)
+    options = {"smooth_scale": cases.uniform(rng, 3, 12), "weight_assist_matrix": [cases.uniform(rng, 3, 24)],
+               "dequant_mode": 1, "group_list_type": 1}
+    args = (x, [weight], [scale], x_scale, torch.tensor([4, 0, 3], dtype=torch.int32))
+    got = judged("npu_grouped_matmul_swiglu_quant_v2", *args, **options, quant_dtype=1, tuning_config=[3])
+    agree.assert_same_bits(got, qgmm.grouped_matmul_swiglu_quant(*args, **options), "vendor against native")
+    carried = torch.from_numpy(scale.numpy().view("u4").astype("i8") | (1 << 46))
+    got = qgmm.npu_grouped_matmul_swiglu_quant_v2(x, [weight], [carried], x_scale, args[4], **options)
+    agree.assert_same_bits(got, qgmm.grouped_matmul_swiglu_quant(*args, **options), "scales carried by int64")
+
+
+def test_bias_of_v2_is_added_to_the_sums(rng):
+    args = cases.swiglu(rng)
+    bias = torch.from_numpy(rng.integers(-20000, 20000, (2, 16)).astype("i4"))
+    got = judged("npu_grouped_matmul_swiglu_quant_v2", *args, bias=bias)
+    assert not agree.same(got, qgmm.npu_grouped_matmul_swiglu_quant_v2(*args))
+
+
+@pytest.mark.parametrize("act_type", [0, 1, 2, 4, 5])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("name", "kind"), [("npu_weight_quant_gmm", 0), ("npu_weight_quant_gmm_v2", 1)])
+def test_weight_quant_is_the_native_operator(rng, name, kind, dtype, act_type):
+    args, options = cases.weight_quant(rng, dtype=dtype, group_list=[2, 3])
+    want = qgmm.weight_quant_grouped_matmul(*args, **options, group_list_type=kind, act_type=act_type)
+    got = judged(name, *args, antiquant_offset=options["offset"], bias=options["bias"],
+                 group_list=options["group_list"], act_type=act_type)
+    agree.assert_same_bits(got, want, name)
+
+
+def test_weight_quant_without_list_or_offset(rng):
+    args, _ = cases.weight_quant(rng, e=1)
+    for name in ("npu_weight_quant_gmm", "npu_weight_quant_gmm_v2"):
+        got = getattr(qgmm, name)(*args)
+        agree.assert_same_bits(got, qgmm.weight_quant_grouped_matmul(*args), name)
+        agree.assert_same_bits(getattr(qgmm, name)(args[0], qgmm.pack_weight(args[1]), args[2]), got, name)
+
+
+def test_format_cast_returns_the_tensor():
+    t = torch.arange(24, dtype=torch.int8).view(2, 3, 4).transpose(1, 2)
+    for acl_format in (2, 29):
+        assert qgmm.npu_format_cast(t, acl_format) is t
+        assert qgmm.npu_format_cast(t, acl_format, customize_dtype=torch.float16) is t
+    t[0, 0, 0] = 77
+    assert qgmm.npu_format_cast(t, 29)[0, 0, 0] == 77
+
+
+# --- a list past m ------------------------------------------------------------------------------------------------
+
+WARNING_SCRIPT = """
+import json, sys, warnings
+import torch, qgmm
+sys.path.insert(0, sys.argv[1])
+import cases, numpy
+warnings.simplefilter("always")
+rng = numpy.random.default_rng(1)
+x, weight, scale, x_scale, _ = cases.swiglu(rng, m=6)
+b = cases.weight_quant(rng, m=6)[0]
+ends, counts = torch.tensor([3, 9]), torch.tensor([3, 9])
+calls = [lambda: qgmm.npu_grouped_matmul_swiglu_quant_v2(x, weight, scale, x_scale, ends),
+         lambda: qgmm.npu_grouped_matmul_swiglu_quant_v2(x, weight, scale, x_scale, counts, group_list_type=1),
+         lambda: qgmm.npu_grouped_matmul_swiglu_quant(x, weight, ends, scale, x_scale),
+         lambda: qgmm.npu_weight_quant_gmm(*b, group_list=ends),
+         lambda: qgmm.npu_weight_quant_gmm_v2(*b, group_list=counts)]
+seen = []
+with warnings.catch_warnings(record=True) as caught:
+    for call in calls + calls:
+        before = len(caught)
+        call()
+        seen.append(len(caught) - before)
+print(json.dumps({"seen": seen, "warnings": [[str(w.message), w.category.__name__, w.filename] for w in caught]}))
+"""
+
+
+def test_npu_name_clamps_and_warns_once(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(WARNING_SCRIPT))
+    came = subprocess.run([sys.executable, str(script), cases.__file__.rpartition("/")[0]], capture_output=True,
+                          text=True, timeout=120)
+    assert came.returncode == 0, came.stderr
+    report = json.loads(came.stdout)
+    assert report["seen"] == [1, 0, 1, 1, 1] + [0] * 5
+    names = ["npu_grouped_matmul_swiglu_quant_v2", "npu_grouped_matmul_swiglu_quant", "npu_weight_quant_gmm",
+             "npu_weight_quant_gmm_v2"]
+    rules = ["(cumsum) must end at or below 6 (m); got 9"] * 3 + ["(counts) must sum to at most 6 (m); got 12"]
+    for name, rule, (text, category, filename) in zip(names, rules, report["warnings"], strict=True):
+        assert text.startswith(f"[{name}] group_list {rule}; "), text
+        assert (category, filename) == ("UserWarning", str(script))
+
+
+@pytest.mark.filterwarnings("ignore:.*group_list:UserWarning")
+@pytest.mark.parametrize(("past", "clamped"), [([3, 9], [3, 6]), ([9, 9], [6, 6]), ([2**63 - 1] * 2, [6, 6])])
+def test_what_is_clamped(rng, past, clamped):
+    x, weight, scale, x_scale, _ = cases.swiglu(rng, m=6)
+    got = qgmm.npu_grouped_matmul_swiglu_quant_v2(x, weight, scale, x_scale, torch.tensor(past))
+    want = qgmm.grouped_matmul_swiglu_quant(x, weight, scale, x_scale, clamped)
+    agree.assert_same_bits(got, want, f"{past}")
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------
+
+M, K, N, E = 4, 16, 24, 2
+
+
+def v2_arguments():
+    return {"x": torch.ones(M, K, dtype=torch.int8), "weight": torch.ones(E, K, N, dtype=torch.int8),
+            "weight_scale": torch.ones(E, N), "x_scale": torch.ones(M), "group_list": torch.tensor([1, 4])}
+
+
+def int4(**changes):
+    return {"weight": torch.ones(E, K, N // 8, dtype=torch.int32), **changes}
+
+
+def b_arguments():
+    return {"x": torch.ones(M, K, dtype=torch.float16), "weight": torch.ones(E, K, N, dtype=torch.int8),
+            "antiquant_scale": torch.ones(E, N, dtype=torch.float16), "group_list": torch.tensor([1, 3])}
+
+
+def packed(swiglu, dtype=torch.int8):
+    return qgmm.pack_weight(torch.ones(E, K, N if dtype == torch.int8 else N // 8, dtype=dtype), swiglu=swiglu)
+
+
+SHARED = [  # of all four grouped names
+    ({"x": None}, "x must be a tensor; got None"),
+    ({"weight": None}, "weight must be a tensor; got None"),
+    ({"group_list": 3}, "group_list must be a tensor; got int"),
+    ({"weight": torch.ones(K, N, dtype=torch.int8)}, "weight must have 3 dimensions; got [16, 24]"),
+    ({"weight": torch.ones(E, K + 1, N, dtype=torch.int8)}, "weight must be [e, 16, n] (k of x); got [2, 17, 24]"),
+    ({"group_list": torch.ones(2)}, "group_list must be int64 or int32; got float32"),
+    ({"group_list": torch.ones(2, 1, dtype=torch.int64)}, "group_list must have one dimension; got [2, 1]"),
+    ({"group_list": torch.tensor([1, 1, 1])}, "group_list must have 1 to 2 (e) entries; got 3"),
+    ({"group_list": torch.tensor([1, -1])}, "group_list must not be negative; got -1 at index 1"),
+]
+
+V2 = [
+    *SHARED,
+    ({"x": torch.ones(2, M, K, dtype=torch.int8)}, "x must be [m, k]; got [2, 4, 16]"),
+    ({"x": torch.ones(M, K, dtype=torch.float16)}, "x must be int8 [m, k]; got float16 [4, 16]"),
+    ({"group_list": torch.tensor([3, 1])}, "group_list (cumsum) must not decrease; got 1 after 3 at index 1"),
+    ({"weight": []}, "weight must be one [e, k, n] tensor or e [k, n] tensors; got an empty list"),
+    ({"weight": [packed(True)]}, "weight[0] must be a tensor; got a PackedWeight"),
+    ({"weight": [torch.ones(E, K, N, dtype=torch.int8)] * 2, "weight_scale": [torch.ones(E, N)] * 2},
+     "weight must be one [e, k, n] tensor or e [k, n] tensors; got 2 tensors of 3 dimensions"),
+    ({"weight": packed(False)}, "weight must be packed with swiglu=True; got a PackedWeight with swiglu=False"),
+    ({"weight": torch.ones(E, K, N)},
+     "weight must be int8 [e, k, n], int32 [e, k, n/8] (packed int4) or a PackedWeight; got float32"),
+    ({"weight_scale": None}, "weight_scale must be a tensor; got None"),
+    ({"weight_scale": torch.ones(E, N, dtype=torch.int32)},
+     "weight_scale must be float32, float16, bfloat16, or int64 carrying float32 bits (int4 weights only); got int32"),
+    ({"weight_scale": torch.ones(E, N, dtype=torch.int64)},
+     "weight_scale must be float32, float16 or bfloat16 for int8 weights; got int64"),
+    ({"weight_scale": torch.ones(E, N - 2)}, "weight_scale must be [2, 24] (e, n); got [2, 22]"),
+    ({"weight_scale": torch.ones(E, 4, N)}, "dequant_mode must be 1 for weight_scale [2, 4, 24]; got 0"),
+    ({"dequant_mode": 1}, "weight_scale must be [e, G, n] for dequant_mode 1; got [2, 24]"),
+    ({"weight_scale": torch.ones(E, 5, N), "dequant_mode": 1},
+     "k must be a multiple of G; got k 16 with 5 scales per column"),
+    (int4(weight_scale=torch.ones(E, 2 * N)), "weight must be int32 [2, 16, 6] (n / 8 of weight_scale); got [2, 16, 3]"),
+    ({"x_scale": None}, "x_scale must be a tensor; got None"),
+    ({"x_scale": torch.ones(M, 1)}, "x_scale must be float32 [4] (m); got float32 [4, 1]"),
+    ({"smooth_scale": torch.ones(N)}, "smooth_scale must be float32 [2] (e) or [2, 12] (e, n/2); got float32 [24]"),
+    (int4(weight_assist_matrix=torch.ones(E, 8)), "weight_assist_matrix must be float32 [2, 24] (e, n); got float32 [2, 8]"),
+    ({"bias": torch.ones(E, N)}, "bias must be int32 [2, 24] (e, n); got float32 [2, 24]"),
+    ({"weight_scale": torch.ones(E, 4, N), "dequant_mode": 1, "bias": torch.ones(E, N, dtype=torch.int32)},
+     "bias must be None for weight_scale [2, 4, 24]; got int32 [2, 24]"),
+    ({"dequant_mode": 2}, "dequant_mode must be 0 (per channel) or 1 (per group of k); got 2"),
+    ({"dequant_dtype": 1}, "dequant_dtype must be 0 (float32); got 1"),
+    ({"dequant_dtype": torch.float16}, "dequant_dtype must be 0 (float32); got float16"),
+    ({"quant_mode": 2}, "quant_mode must be 0 (per token); got 2"),
+    ({"quant_mode": None}, "quant_mode must be 0 (per token); got None"),
+    ({"quant_dtype": torch.uint8}, "quant_dtype must be int8, float8_e4m3fn or float8_e5m2; got uint8"),
+    ({"quant_dtype": 5}, "quant_dtype must be int8, float8_e4m3fn or float8_e5m2; got 5"),
+    ({"group_list_type": 2}, "group_list_type must be 0 (cumsum) or 1 (counts); got 2"),
+    ({"tuning_config": 0.5}, "tuning_config must be a list of ints or None; got float"),
+    ({"x_dtype": 296}, "x_dtype must be None; got 296"),
+    ({"weight_dtype": torch.int8}, "weight_dtype must be None; got int8"),
+    ({"weight_scale_dtype": 296}, "weight_scale_dtype must be None; got 296"),
+    ({"x_scale_dtype": 296}, "x_scale_dtype must be None; got 296"),
+]
+
+V1 = [
+    *SHARED,
+    ({"x": torch.ones(M, K, dtype=torch.float16)}, "x must be int8 [m, k]; got float16 [4, 16]"),
+    ({"weight_scale": torch.ones(E, 3, N)}, "k must be a multiple of G; got k 16 with 3 scales per column"),
+    ({"weight_scale": torch.ones(N)}, "weight_scale must be [2, 24] (e, n); got [24]"),
+    ({"bias": torch.ones(E, N)}, "bias must be None for int8 weights; got float32 [2, 24]"),
+    (int4(bias=torch.ones(E, N + 8)), "bias must be float32 [2, 24] (e, n); got float32 [2, 32]"),
+    (int4(bias=torch.ones(E, N, dtype=torch.int32)), "bias must be float32 [2, 24] (e, n); got int32 [2, 24]"),
+    ({"offset": torch.ones(E, N)}, "offset must be None; got float32 [2, 24]"),
+    ({"offset": 0}, "offset must be None; got 0"),
+]
+
+B = [
+    *SHARED,
+    ({"x": torch.ones(M, K, dtype=torch.int8)}, "x must be float16, bfloat16 or float32; got int8"),
+    (int4(), "weight must be int8 [e, k, n] or a PackedWeight; got int32"),
+    ({"weight": [torch.ones(E, K, N, dtype=torch.int8)]}, "weight must be one tensor; got a list"),
+    ({"weight": packed(True)}, "weight must be packed with swiglu=False; got a PackedWeight with swiglu=True"),
+    ({"weight": packed(False, torch.int32)},
+     "weight must be int8 [e, k, n] or a PackedWeight; got a PackedWeight of int4"),
+    ({"antiquant_scale": None}, "antiquant_scale must be a tensor; got None"),
+    ({"antiquant_scale": torch.ones(E, N, dtype=torch.bfloat16)},
+     "antiquant_scale must be float16 (like x) or float32; got bfloat16"),
+    ({"antiquant_scale": torch.ones(E, 4, N)}, "antiquant_scale must be [2, 24] (e, n); got [2, 4, 24]"),
+    ({"antiquant_offset": [1]}, "antiquant_offset must be a tensor; got a list"),
+    ({"antiquant_offset": torch.ones(E, N, dtype=torch.int8)},
+     "antiquant_offset must be float16 (like x) or float32; got int8"),
+    ({"antiquant_offset": torch.ones(N)}, "antiquant_offset must be [2, 24] (e, n); got [24]"),
+    ({"bias": torch.ones(E, N, dtype=torch.bfloat16)}, "bias must be float16 (like x) or float32; got bfloat16"),
+    ({"bias": torch.ones(N)}, "bias must be [2, 24] (e, n); got [24]"),
+    ({"group_list": None}, "group_list must be given when e is 2; got None"),
+    ({"act_type": 3}, "act_type must be 0 (none), 1 (relu), 2 (gelu_tanh), 4 (fast_gelu) or 5 (silu); got 3"),
+    ({"x": torch.ones(M, K, requires_grad=True), "antiquant_scale": torch.ones(E, N), "act_type": 5},
+     "act_type must be 0 when x requires grad; got 5"),
+]
+
+REFUSALS = [(name, arguments, changes, sentence) for name, arguments, rows in (
+    ("npu_grouped_matmul_swiglu_quant_v2", v2_arguments, V2), ("npu_grouped_matmul_swiglu_quant", v2_arguments, V1),
+    ("npu_weight_quant_gmm", b_arguments, B), ("npu_weight_quant_gmm_v2", b_arguments, B))
+    for changes, sentence in rows]
+
+
+@pytest.mark.parametrize(("name", "arguments", "changes", "sentence"), REFUSALS,
+                         ids=[f"{name}: {sentence}" for name, _, _, sentence in REFUSALS])
+def test_refusal(name, arguments, changes, sentence):
+    getattr(qgmm, name)(**arguments())  # without the change it is a good call
+    with pytest.raises(ValueError) as refusal:
+        getattr(qgmm, name)(**{**arguments(), **changes})
+    assert str(refusal.value) == f"[{name}] {sentence}"
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), [
+    ((None, 29), "t must be a tensor; got None"),
+    (([torch.ones(1)], 29), "t must be a tensor; got a list"),
+    ((torch.ones(1), 3), "acl_format must be 2 (ND) or 29 (FRACTAL_NZ); got 3"),
+    ((torch.ones(1), None), "acl_format must be 2 (ND) or 29 (FRACTAL_NZ); got None"),
+    ((torch.ones(1), "NZ"), 'acl_format must be 2 (ND) or 29 (FRACTAL_NZ); got "NZ"'),
+], ids=str)
+def test_format_cast_refusal(arguments, sentence):
+    with pytest.raises(ValueError) as refusal:
+        qgmm.npu_format_cast(*arguments)
+    assert str(refusal.value) == f"[npu_format_cast] {sentence}"
+
+
+def test_backward_of_a_vendor_name_is_refused(rng):
+    args, options = cases.weight_quant(rng, dtype=torch.float32)
+    args[0].requires_grad_()
+    y = qgmm.npu_weight_quant_gmm(*args, group_list=options["group_list"])
+    with pytest.raises(RuntimeError, match="weight_quant_grouped_matmul has no backward yet"):
+        y.sum().backward()
+
+
+def test_judge_tells_a_wrong_answer(rng):
+    """The judge of these tests must not be the kind that always agrees."""
+    args = cases.swiglu(rng)
+    y, y_scale = qgmm.npu_grouped_matmul_swiglu_quant_v2(*args)
+    rows = golden.row_ranges(args[4], 0, 5, 2)
+    row = next(begin for _, begin, end in rows if end > begin)
+    wrong = y.clone()
+    wrong[row, 3] = wrong[row, 3] + (2 if wrong[row, 3] < 100 else -2)
+    with pytest.raises(AssertionError):
+        vendor_judge.judge("npu_grouped_matmul_swiglu_quant_v2", args, {}, (wrong, y_scale))
+    b, options = cases.weight_quant(rng)
+    y = qgmm.npu_weight_quant_gmm(*b, group_list=options["group_list"]).clone()
+    y[0, 0] = y[0, 0] * 1.01 + 0.01
+    with pytest.raises(AssertionError):
+        vendor_judge.judge("npu_weight_quant_gmm", b, {"group_list": options["group_list"]}, y)
