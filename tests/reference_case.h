@@ -14,7 +14,7 @@
 #include "numeric.h"
 #include "problem.h"
 
-namespace qgmm {
+namespace qgmm::reference {
 
 // One fp32 operation each, done in long double and rounded once. Exact but for that rounding: products have 48 bits,
 // and for sums and quotients 64 bits are more than 2 * 24 + 2. Only Fma could round twice, once in about 2^40.
@@ -196,4 +196,4 @@ inline double TrueT(const Case& c, int64_t expert, int64_t i, int64_t j) {
   return c.assist.empty() ? t : t + static_cast<double>(c.Of(c.assist, expert, j));
 }
 
-}  // namespace qgmm
+}  // namespace qgmm::reference

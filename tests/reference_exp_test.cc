@@ -32,7 +32,7 @@ uint64_t Checksum(uint64_t begin, uint64_t end, uint64_t stride) {
   return sum;
 }
 
-TEST(ExpSilu, ChecksumStrided) {
+TEST(ReferenceExpSilu, ChecksumStrided) {
   const uint64_t count = ((uint64_t{1} << 32) + 60) / 61, half = count / 2;  // u = 0, 61, 122, ... < 2^32
   uint64_t first = 0;
   std::thread other([&] { first = Checksum(0, half, 61); });
@@ -41,7 +41,7 @@ TEST(ExpSilu, ChecksumStrided) {
   EXPECT_EQ(first + second, 0xF5DDC917CD9E0338u);
 }
 
-TEST(ExpSilu, TableOfBits) {
+TEST(ReferenceExpSilu, TableOfBits) {
   const struct { float t; uint32_t exp, silu; } rows[] = {
       {0.5f, 0x3fd3094c, 0x3e9f597f},           {1.0f, 0x402df854, 0x3f3b26a8},
       {-1.0f, 0x3ebc5ab2, 0xbe89b2b1},          {10.0f, 0x46ac14ef, 0x411ffe24},
@@ -54,7 +54,7 @@ TEST(ExpSilu, TableOfBits) {
   }
 }
 
-TEST(ExpSilu, SpecialValues) {
+TEST(ReferenceExpSilu, SpecialValues) {
   EXPECT_TRUE(std::isnan(Exp(kNan)));
   EXPECT_TRUE(std::isnan(Exp(FromBits(0xFFFFFFFF))));
   EXPECT_EQ(Bits(Exp(kInf)), Bits(kInf));
@@ -68,7 +68,7 @@ TEST(ExpSilu, SpecialValues) {
   EXPECT_EQ(Bits(Silu(-0.0f)), 0x80000000u);
 }
 
-TEST(ExpSilu, Thresholds) {
+TEST(ReferenceExpSilu, Thresholds) {
   const float overflow = 0x1.62e43p+6f, underflow = -0x1.9fe36ap+6f, identity = 0x1.0a2b24p+4f;
   EXPECT_EQ(Exp(overflow), kInf);
   EXPECT_LT(Exp(std::nextafter(overflow, 0.0f)), kInf);
@@ -81,7 +81,7 @@ TEST(ExpSilu, Thresholds) {
   for (float t = identity; t < 1e38f; t *= 1.37f) EXPECT_EQ(Silu(t), t);
 }
 
-TEST(ExpSilu, Subnormals) {
+TEST(ReferenceExpSilu, Subnormals) {
   for (uint32_t bits : {1u, 2u, 0x7FFFFFu, 0x400000u}) {  // t + t^2 / 2 is t: Silu halves and rounds once
     const float t = FromBits(bits);
     EXPECT_EQ(Bits(Exp(t)), Bits(1.0f)) << bits;
@@ -93,7 +93,7 @@ TEST(ExpSilu, Subnormals) {
   }
 }
 
-TEST(ExpSilu, Accuracy) {
+TEST(ReferenceExpSilu, Accuracy) {
   std::mt19937 random(1);
   std::uniform_real_distribution<float> wide(-87.0f, 88.7f);
   double worst_exp = 0, worst_silu = 0;
@@ -124,7 +124,7 @@ long double Exact(Activation activation, long double z) {
 constexpr Activation kAll[] = {Activation::kNone, Activation::kRelu, Activation::kGeluTanh, Activation::kFastGelu,
                                Activation::kSilu};
 
-TEST(Activations, NearTheirDefinitions) {
+TEST(ReferenceActivations, NearTheirDefinitions) {
   std::mt19937 random(2);
   std::normal_distribution<float> bell(0.0f, 3.0f);
   for (const Activation activation : kAll) {
@@ -137,7 +137,7 @@ TEST(Activations, NearTheirDefinitions) {
   }
 }
 
-TEST(Activations, LargeAndNan) {
+TEST(ReferenceActivations, LargeAndNan) {
   for (const Activation activation : kAll) {
     EXPECT_TRUE(std::isnan(Activate(activation, kNan)));
     for (const float z : {100.0f, 1e6f, 3e38f, kInf}) EXPECT_EQ(Activate(activation, z), z);

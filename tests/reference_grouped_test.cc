@@ -51,7 +51,7 @@ auto Constant(int value) {
   return [value](auto...) { return value; };
 }
 
-TEST(IntegerSums, UniformFullRange) {
+TEST(ReferenceSums, UniformFullRange) {
   for (const DType dtype : {DType::kInt8, DType::kInt4}) {
     Case c = MakeCase(Finish::kInt32, {{3, 0, 4}, 129, 24}, 32, dtype, DType::kInt32);
     c.problem.epilogue.scale = {};
@@ -60,25 +60,25 @@ TEST(IntegerSums, UniformFullRange) {
   }
 }
 
-TEST(IntegerSums, AllMinus128) {
+TEST(ReferenceSums, AllMinus128) {
   EXPECT_EQ(FirstSum(Sums({{2}, 100, 8}, Constant(-128), Constant(-128))), 100 * 16384);
 }
-TEST(IntegerSums, AllPlus127) { EXPECT_EQ(FirstSum(Sums({{2}, 100, 8}, Constant(127), Constant(127))), 100 * 16129); }
-TEST(IntegerSums, Minus128TimesPlus127) {
+TEST(ReferenceSums, AllPlus127) { EXPECT_EQ(FirstSum(Sums({{2}, 100, 8}, Constant(127), Constant(127))), 100 * 16129); }
+TEST(ReferenceSums, Minus128TimesPlus127) {
   EXPECT_EQ(FirstSum(Sums({{2}, 100, 8}, Constant(-128), Constant(127))), -100 * 16256);
 }
-TEST(IntegerSums, AlternatingSigns) {
+TEST(ReferenceSums, AlternatingSigns) {
   const auto x = [](int64_t kk) { return kk % 2 ? -128 : 127; };
   const auto w = [](int64_t kk, int64_t) { return kk % 2 ? 127 : -128; };
   EXPECT_EQ(FirstSum(Sums({{2}, 101, 8}, x, w)), -101 * 16256);
 }
 
-TEST(IntegerSums, SumAtInt32Edge) {
+TEST(ReferenceSums, SumAtInt32Edge) {
   EXPECT_EQ(FirstSum(Sums({{1}, 131071, 1}, Constant(-128), Constant(-128))), 2147467264);
   EXPECT_EQ(FirstSum(Sums({{1}, 131071, 1}, Constant(-128), Constant(127))), -2130690176);  // 131071 * -16256
 }
 
-TEST(IntegerSums, SumAbove2To24) {
+TEST(ReferenceSums, SumAbove2To24) {
   // 1041 * 16129 = 16790289 is odd and above 2^24 = 16777216: one rounding in f, to the multiple of 4 among its
   // neighbours 16790288 and 16790290.
   Case c = MakeCase(Finish::kDequantize, {{1}, 1041, 1}, 33, DType::kInt8, DType::kFloat32);
@@ -91,7 +91,7 @@ TEST(IntegerSums, SumAbove2To24) {
   EXPECT_EQ(Load(c.y.data(), DType::kFloat32, 0), 16790288.0f);
 }
 
-TEST(IntegerSums, BiasWraps) {
+TEST(ReferenceSums, BiasWraps) {
   const int32_t most = std::numeric_limits<int32_t>::max(), least = std::numeric_limits<int32_t>::min();
   for (const int32_t bias : {most, least, 1, -1}) {
     Case c = MakeCase(Finish::kInt32, {{2, 1}, 5, 3}, 34, DType::kInt8, DType::kInt32);
@@ -114,7 +114,7 @@ TEST(IntegerSums, BiasWraps) {
   EXPECT_EQ(Load(c.y.data(), DType::kFloat32, 0), -0x1p30f);
 }
 
-TEST(IntegerSums, Int4AllValuesBothNibbles) {
+TEST(ReferenceSums, Int4AllValuesBothNibbles) {
   // Column j at kk holds (kk + j) % 16 - 8: every value in every nibble; x picks one kk at a time.
   for (int64_t pick = 0; pick < 16; ++pick) {
     Sums({{1}, 16, 16}, [pick](int64_t kk) { return kk == pick ? 1 : 0; },
@@ -129,7 +129,7 @@ TEST(IntegerSums, Int4AllValuesBothNibbles) {
   EXPECT_EQ(0, std::memcmp(c.y.data(), expected, sizeof(expected)));
 }
 
-TEST(IntegerSums, Int4XMinus128) {
+TEST(ReferenceSums, Int4XMinus128) {
   EXPECT_EQ(FirstSum(Sums({{1}, 131071, 8}, Constant(-128), Constant(-8), DType::kInt4)), 131071 * 1024);
   EXPECT_EQ(FirstSum(Sums({{2}, 65, 8}, Constant(-128), Constant(7), DType::kInt4)), -65 * 896);
 }
@@ -154,7 +154,7 @@ void ExpectDequantized(const Case& c) {
   }
 }
 
-TEST(GroupedMatmul, EveryOutputAndActivation) {
+TEST(ReferenceGroupedMatmul, EveryOutputAndActivation) {
   constexpr Activation kActivations[] = {Activation::kNone, Activation::kRelu, Activation::kGeluTanh,
                                          Activation::kFastGelu, Activation::kSilu};
   for (const DType out : {DType::kFloat16, DType::kBFloat16, DType::kFloat32}) {
@@ -168,14 +168,14 @@ TEST(GroupedMatmul, EveryOutputAndActivation) {
   }
 }
 
-TEST(GroupedMatmul, WithoutXScale) {
+TEST(ReferenceGroupedMatmul, WithoutXScale) {
   Case c = MakeCase(Finish::kDequantize, {{2, 3}, 50, 16}, 38, DType::kInt4, DType::kFloat32);
   c.problem.x_scale = {};
   reference::Run(c.problem);
   ExpectDequantized(c);
 }
 
-TEST(GroupedMatmul, FloatBiasBehindXScale) {
+TEST(ReferenceGroupedMatmul, FloatBiasBehindXScale) {
   Case c = MakeCase(Finish::kDequantize, {{2, 3}, 50, 16}, 39, DType::kInt8, DType::kFloat32);
   c.bias = Uniform(32, 4.0f, 39);
   SetColumns(&c.problem.epilogue.bias, c.bias, 2, 1, 16);
@@ -183,7 +183,7 @@ TEST(GroupedMatmul, FloatBiasBehindXScale) {
   ExpectDequantized(c);
 }
 
-TEST(GroupedMatmul, SlicesAndAssist) {
+TEST(ReferenceGroupedMatmul, SlicesAndAssist) {
   Case c = MakeCase(Finish::kDequantize, {{2, 3}, 60, 16, 4}, 40, DType::kInt4, DType::kFloat32);
   c.assist = Uniform(32, 4.0f, 40);
   SetColumns(&c.problem.epilogue.assist, c.assist, 2, 1, 16);
@@ -197,7 +197,7 @@ TEST(GroupedMatmul, SlicesAndAssist) {
   }
 }
 
-TEST(GroupedMatmul, IntBiasBeforeTheScale) {
+TEST(ReferenceGroupedMatmul, IntBiasBeforeTheScale) {
   Case c = MakeCase(Finish::kDequantize, {{2, 3}, 50, 16}, 41, DType::kInt8, DType::kFloat32);
   for (int32_t j = 0; j < 32; ++j) c.int_bias.push_back((j - 16) * 99991);
   c.problem.epilogue.int_bias = {DType::kInt32, c.int_bias.data(), 16, 0, 1, {}};
@@ -205,7 +205,7 @@ TEST(GroupedMatmul, IntBiasBeforeTheScale) {
   ExpectDequantized(c);
 }
 
-TEST(GroupedMatmul, CanonicalNan) {
+TEST(ReferenceGroupedMatmul, CanonicalNan) {
   for (const DType out : {DType::kFloat16, DType::kBFloat16, DType::kFloat32}) {
     Case c = MakeCase(Finish::kDequantize, {{1}, 4, 2}, 42, DType::kInt8, out);
     c.x_scale[0] = FromBits(0xFFFFFFFF);
@@ -216,7 +216,7 @@ TEST(GroupedMatmul, CanonicalNan) {
   }
 }
 
-TEST(GroupedMatmul, TailRowsZero) {
+TEST(ReferenceGroupedMatmul, TailRowsZero) {
   for (const DType out : {DType::kInt32, DType::kBFloat16, DType::kFloat32}) {
     const bool sums = out == DType::kInt32;
     Case c = MakeCase(sums ? Finish::kInt32 : Finish::kDequantize, {{0, 2, 0}, 4, 8, 1, 3}, 43, DType::kInt8, out);

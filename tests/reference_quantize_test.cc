@@ -44,11 +44,11 @@ void ExpectSpoiled(const std::vector<float>& v, uint32_t scale_bits) {
 
 float Tiny(int units) { return std::ldexp(static_cast<float>(units), -149); }
 
-TEST(Quantize, ZeroRow) {
+TEST(ReferenceQuantize, ZeroRow) {
   for (const DType dtype : kTypes) ExpectRow({0.0f, -0.0f, 0.0f}, dtype, 0.0f, {0, 0, 0});
 }
 
-TEST(Quantize, ScaleUnderflow) {
+TEST(ReferenceQuantize, ScaleUnderflow) {
   // int8: 63 / 127 of 2^-149 rounds to 0, 64 / 127 to 2^-149.
   ExpectRow({Tiny(63), Tiny(-63), Tiny(1)}, DType::kInt8, 0.0f, {0, 0, 0});
   ExpectRow({Tiny(64), Tiny(-63), Tiny(1)}, DType::kInt8, Tiny(1), {64, -63, 1});
@@ -61,7 +61,7 @@ TEST(Quantize, ScaleUnderflow) {
   ExpectRow({Tiny(28673), Tiny(-1)}, DType::kFloat8E5M2, Tiny(1), {0x77, 0xBC});
 }
 
-TEST(Quantize, SubnormalScaleClamps) {
+TEST(ReferenceQuantize, SubnormalScaleClamps) {
   // The scale rounds down to 2^-149, so the largest quotients leave the range: 190 / 127 = 1.496.
   ExpectRow({Tiny(190), Tiny(-190), Tiny(128), Tiny(-127), Tiny(126)}, DType::kInt8, Tiny(1),
             {127, -127, 127, -127, 126});
@@ -70,63 +70,63 @@ TEST(Quantize, SubnormalScaleClamps) {
   ExpectRow({Tiny(80000), Tiny(-80000), Tiny(4)}, DType::kFloat8E5M2, Tiny(1), {0x7B, 0xFB, 0x44});
 }
 
-TEST(Quantize, HalfwayToEven) {
+TEST(ReferenceQuantize, HalfwayToEven) {
   ExpectRow({127, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -2.5f, 126.5f, -126.5f}, DType::kInt8, 1.0f,
             {127, 0, 2, 2, 0, -2, -2, 126, -126});
   ExpectRow({-7, 0.5f, 1.5f, 2.5f, -2.5f, 6.5f}, DType::kInt4, 1.0f, {-7, 0, 2, 2, -2, 6});
 }
 
-TEST(Quantize, LargestIsNeverMinus128) {
+TEST(ReferenceQuantize, LargestIsNeverMinus128) {
   ExpectRow({-254, 254, 1}, DType::kInt8, 2.0f, {-127, 127, 0});
   ExpectRow({-14, 14, 1}, DType::kInt4, 2.0f, {-7, 7, 0});
 }
 
-TEST(Quantize, Float8Ties) {
+TEST(ReferenceQuantize, Float8Ties) {
   // e4m3: steps of 2 from 16 to 32. 16 = code 0x58. e5m2: steps of 1 from 4 to 8. 4 = code 0x44.
   ExpectRow({448, 17, 19, -17, -19, 18}, DType::kFloat8E4M3, 1.0f, {0x7E, 0x58, 0x5A, 0xD8, 0xDA, 0x59});
   ExpectRow({57344, 4.5f, 5.5f, -4.5f, -5.5f, 5}, DType::kFloat8E5M2, 1.0f, {0x7B, 0x44, 0x46, 0xC4, 0xC6, 0x45});
 }
 
-TEST(Quantize, Float8RoundsTheQuotientTwiceAsWritten) {
+TEST(ReferenceQuantize, Float8RoundsTheQuotientTwiceAsWritten) {
   // The scale is 3. 51 / 3 is the tie of 16 and 18; the next fp32 above 51, divided by 3, rounds to the one above 17.
   ExpectRow({1344, 51, std::nextafter(51.0f, 52.0f)}, DType::kFloat8E4M3, 3.0f, {0x7E, 0x58, 0x59});
 }
 
-TEST(Quantize, Float8Saturation) {
+TEST(ReferenceQuantize, Float8Saturation) {
   // Only a subnormal scale lets a quotient beyond max: 448 * 1.49 of 2^-149 rounds its scale down to 2^-149.
   ExpectRow({Tiny(671), Tiny(-500), Tiny(465)}, DType::kFloat8E4M3, Tiny(1), {0x7E, 0xFE, 0x7E});
   ExpectRow({Tiny(86015), Tiny(-61440)}, DType::kFloat8E5M2, Tiny(1), {0x7B, 0xFB});
 }
 
-TEST(Quantize, Float8Subnormals) {
+TEST(ReferenceQuantize, Float8Subnormals) {
   ExpectRow({448, 0x1p-9f, 0x1p-10f, 0x1.8p-9f, -0x1p-9f, 0x1.cp-7f}, DType::kFloat8E4M3, 1.0f,
             {0x7E, 0x01, 0x00, 0x02, 0x81, 0x07});
   ExpectRow({57344, 0x1p-16f, 0x1p-17f, 0x1.8p-16f, -0x1.8p-15f}, DType::kFloat8E5M2, 1.0f,
             {0x7B, 0x01, 0x00, 0x02, 0x83});
 }
 
-TEST(Quantize, Float8SignedZero) {
+TEST(ReferenceQuantize, Float8SignedZero) {
   ExpectRow({448, 0.0f, -0.0f, -0x1p-20f}, DType::kFloat8E4M3, 1.0f, {0x7E, 0x00, 0x80, 0x80});
   ExpectRow({57344, 0.0f, -0.0f, -0x1p-30f}, DType::kFloat8E5M2, 1.0f, {0x7B, 0x00, 0x80, 0x80});
 }
 
-TEST(Quantize, NanRow) { ExpectSpoiled({1.0f, kNan, 3.0f}, 0x7FC00000); }
+TEST(ReferenceQuantize, NanRow) { ExpectSpoiled({1.0f, kNan, 3.0f}, 0x7FC00000); }
 
-TEST(Quantize, InfRow) {
+TEST(ReferenceQuantize, InfRow) {
   ExpectSpoiled({1.0f, kInf, 3.0f}, 0x7F800000);
   ExpectSpoiled({1.0f, -kInf, 3.0f}, 0x7F800000);
 }
 
-TEST(Quantize, NanAndInfRow) {
+TEST(ReferenceQuantize, NanAndInfRow) {
   ExpectSpoiled({kInf, kNan, -kInf}, 0x7FC00000);
   ExpectSpoiled({kNan, kInf}, 0x7FC00000);
 }
 
-TEST(Quantize, CanonicalNan) {
+TEST(ReferenceQuantize, CanonicalNan) {
   for (const uint32_t bits : {0x7F800001u, 0xFFC00000u, 0xFFFFFFFFu}) ExpectSpoiled({1.0f, FromBits(bits)}, 0x7FC00000);
 }
 
-TEST(Quantize, RandomRowsAgainstDouble) {
+TEST(ReferenceQuantize, RandomRowsAgainstDouble) {
   const uint32_t seed = 5;
   std::mt19937 random(seed);
   std::normal_distribution<float> bell;
@@ -164,7 +164,7 @@ struct DynamicQuantCase {
   }
 };
 
-TEST(DynamicQuant, LeadingAxesWithAnyStrides) {
+TEST(ReferenceDynamicQuant, LeadingAxesWithAnyStrides) {
   float x[64];
   for (int i = 0; i < 64; ++i) x[i] = static_cast<float>(i);
   TensorView view = View(x, DType::kFloat32, {2, 3, 2});
@@ -180,7 +180,7 @@ TEST(DynamicQuant, LeadingAxesWithAnyStrides) {
   }
 }
 
-TEST(DynamicQuant, Int4LowNibbleFirst) {
+TEST(ReferenceDynamicQuant, Int4LowNibbleFirst) {
   const float x[8] = {7, -7, 1, 2, -1, -2, 0, 3};
   DynamicQuantCase c(View(x, DType::kFloat32, {1, 8}), DType::kInt4);
   reference::Run(c.problem);
@@ -188,7 +188,7 @@ TEST(DynamicQuant, Int4LowNibbleFirst) {
   EXPECT_EQ(c.y, (std::vector<uint8_t>{0x97, 0x21, 0xEF, 0x30}));  // -7 is 9, -1 is F, -2 is E
 }
 
-TEST(DynamicQuant, SmoothPerGroup) {
+TEST(ReferenceDynamicQuant, SmoothPerGroup) {
   const uint16_t x[6] = {0x3F80, 0x4000, 0x3F80, 0x4000, 0x3F80, 0x4000};  // bfloat16: 1, 2 in every row
   const float smooth[4] = {127, 0.5f, 3, 127};
   DynamicQuantCase c(View(x, DType::kBFloat16, {3, 2}), DType::kInt8);
@@ -201,7 +201,7 @@ TEST(DynamicQuant, SmoothPerGroup) {
   EXPECT_EQ(c.y, (std::vector<uint8_t>{127, 1, 2, 127, 2, 127}));  // 3 / 2 is a tie: 2
 }
 
-TEST(DynamicQuant, NeighboursUnaffected) {
+TEST(ReferenceDynamicQuant, NeighboursUnaffected) {
   const float x[8] = {1, 2, kNan, 1, -kInf, 1, 1, 2};
   for (const DType dtype : {DType::kInt8, DType::kFloat8E4M3, DType::kFloat8E5M2}) {
     DynamicQuantCase c(View(x, DType::kFloat32, {4, 2}), dtype);

@@ -95,15 +95,15 @@ void ExpectSameResult(const Case& a, const Case& b) {
   EXPECT_EQ(0, std::memcmp(a.y_scale.data(), b.y_scale.data(), a.y_scale.size() * sizeof(float)));
 }
 
-TEST(Swiglu, Int8PerChannel) {
+TEST(ReferenceSwiglu, Int8PerChannel) {
   ExpectNearTrue(Judged(MakeCase(Finish::kSwigluQuant, {{3, 0, 5, 1}, 67, 34}, 11)));
 }
 
-TEST(Swiglu, Int4PerChannel) {
+TEST(ReferenceSwiglu, Int4PerChannel) {
   ExpectNearTrue(Judged(MakeCase(Finish::kSwigluQuant, {{3, 0, 5, 1}, 67, 40}, 12, DType::kInt4)));
 }
 
-TEST(Swiglu, ScalesPerSlice) {
+TEST(ReferenceSwiglu, ScalesPerSlice) {
   const struct { int64_t k, slices; } rows[] = {{56, 1}, {56, 2}, {56, 56}, {5, 5}, {64, 2}, {512, 2}, {600, 2}};
   for (const auto& row : rows) {
     for (const DType dtype : {DType::kInt8, DType::kInt4}) {
@@ -113,7 +113,7 @@ TEST(Swiglu, ScalesPerSlice) {
   }
 }
 
-TEST(Swiglu, SmallestShapes) {
+TEST(ReferenceSwiglu, SmallestShapes) {
   for (const int64_t k : {1, 3, 4}) {
     for (const int64_t n : {2, 6, 30}) {
       SCOPED_TRACE(testing::Message() << "k " << k << ", n " << n);
@@ -122,13 +122,13 @@ TEST(Swiglu, SmallestShapes) {
   }
 }
 
-TEST(Swiglu, Float8BothKinds) {
+TEST(ReferenceSwiglu, Float8BothKinds) {
   for (const DType dtype : {DType::kFloat8E4M3, DType::kFloat8E5M2}) {
     Judged(MakeCase(Finish::kSwigluQuant, {{4, 3}, 33, 62}, 15, DType::kInt8, dtype));
   }
 }
 
-TEST(Swiglu, StepsInTheWrittenOrder) {
+TEST(ReferenceSwiglu, StepsInTheWrittenOrder) {
   // (a * ws) * x_scale with a = 3, ws = 1 + 2^-23, x_scale = 1 + 2^-23: 3 + 3 * 2^-23 is a tie and goes to
   // 3 + 4 * 2^-23; times x_scale 3 + 7 * 2^-23 + ..., above the tie, to 3 + 8 * 2^-23. The scales first would give
   // (1 + 2 * 2^-23) * 3 = 3 + 6 * 2^-23, exactly.
@@ -144,7 +144,7 @@ TEST(Swiglu, StepsInTheWrittenOrder) {
   ExpectSwiglu(c);
 }
 
-TEST(Swiglu, BiasZeroEqualsNone) {
+TEST(ReferenceSwiglu, BiasZeroEqualsNone) {
   const Case none = Judged(MakeCase(Finish::kSwigluQuant, {{3, 2}, 40, 12}, 17));
   Case zero = MakeCase(Finish::kSwigluQuant, {{3, 2}, 40, 12}, 17);
   zero.int_bias.assign(24, 0);
@@ -152,7 +152,7 @@ TEST(Swiglu, BiasZeroEqualsNone) {
   ExpectSameResult(none, Judged(std::move(zero)));
 }
 
-TEST(Swiglu, BiasRandom) {
+TEST(ReferenceSwiglu, BiasRandom) {
   Case c = MakeCase(Finish::kSwigluQuant, {{3, 2}, 40, 12}, 18);
   for (int32_t j = 0; j < 24; ++j) c.int_bias.push_back((j - 12) * 9973);
   c.problem.epilogue.int_bias = {DType::kInt32, c.int_bias.data(), 12, 0, 1, {}};
@@ -167,8 +167,8 @@ Case WithSmooth(int64_t count_per_expert, uint32_t seed) {
   return c;
 }
 
-TEST(Swiglu, SmoothPerExpert) { ExpectNearTrue(Judged(WithSmooth(1, 19))); }
-TEST(Swiglu, SmoothPerColumn) { ExpectNearTrue(Judged(WithSmooth(6, 20))); }
+TEST(ReferenceSwiglu, SmoothPerExpert) { ExpectNearTrue(Judged(WithSmooth(1, 19))); }
+TEST(ReferenceSwiglu, SmoothPerColumn) { ExpectNearTrue(Judged(WithSmooth(6, 20))); }
 
 Case WithLimit(float limit) {
   Case c = MakeCase(Finish::kSwigluQuant, {{4, 5}, 40, 62}, 21);
@@ -177,13 +177,13 @@ Case WithLimit(float limit) {
   return c;
 }
 
-TEST(Swiglu, LimitOff) {
+TEST(ReferenceSwiglu, LimitOff) {
   Case unlimited = WithLimit(0);
   unlimited.problem.epilogue.limited = false;
   ExpectSameResult(Judged(std::move(unlimited)), Judged(WithLimit(3e38f)));
 }
 
-TEST(Swiglu, LimitTen) {
+TEST(ReferenceSwiglu, LimitTen) {
   Case unlimited = WithLimit(0);
   unlimited.problem.epilogue.limited = false;
   const Case limited = Judged(WithLimit(10));
@@ -191,7 +191,7 @@ TEST(Swiglu, LimitTen) {
   EXPECT_NE(limited.y_scale, Judged(std::move(unlimited)).y_scale);  // so the limit acted
 }
 
-TEST(Swiglu, LimitTiny) {
+TEST(ReferenceSwiglu, LimitTiny) {
   const Case c = Judged(WithLimit(0x1p-20f));
   ExpectNearTrue(c);
   for (const float scale : c.y_scale) {
@@ -200,7 +200,7 @@ TEST(Swiglu, LimitTiny) {
   }
 }
 
-TEST(Swiglu, LimitWithNan) {
+TEST(ReferenceSwiglu, LimitWithNan) {
   Case c = WithLimit(1);
   c.x_scale[2] = kNan;
   c = Judged(std::move(c));
@@ -215,19 +215,19 @@ Case WithAssist(const Sizes& sizes, DType dtype, uint32_t seed) {
   return c;
 }
 
-TEST(Swiglu, AssistRandom) {
+TEST(ReferenceSwiglu, AssistRandom) {
   for (const DType dtype : {DType::kInt8, DType::kInt4}) {
     ExpectNearTrue(Judged(WithAssist({{3, 2}, 40, 16}, dtype, 22)));
   }
 }
 
-TEST(Swiglu, AssistPerSlice) {
+TEST(ReferenceSwiglu, AssistPerSlice) {
   for (const DType dtype : {DType::kInt8, DType::kInt4}) {
     ExpectNearTrue(Judged(WithAssist({{3, 2}, 48, 16, 3}, dtype, 23)));
   }
 }
 
-TEST(Swiglu, AssistTrueNearNone) {
+TEST(ReferenceSwiglu, AssistTrueNearNone) {
   for (const int64_t slices : {1, 7}) {
     const Sizes sizes = {{4, 3}, 448, 64, slices};
     Case c = WithAssist(sizes, DType::kInt4, 24);
@@ -247,7 +247,7 @@ TEST(Swiglu, AssistTrueNearNone) {
   }
 }
 
-TEST(Swiglu, RowsThatAreNotFinite) {
+TEST(ReferenceSwiglu, RowsThatAreNotFinite) {
   // x_scale 0, Inf, NaN: rows of zeros, NaN (0 * Inf somewhere) or Inf, NaN; the neighbours keep their bits.
   const Case clean = Judged(MakeCase(Finish::kSwigluQuant, {{5}, 40, 12}, 25));
   Case c = MakeCase(Finish::kSwigluQuant, {{5}, 40, 12}, 25);
@@ -267,7 +267,7 @@ TEST(Swiglu, RowsThatAreNotFinite) {
   }
 }
 
-TEST(Swiglu, InfXScaleWithPaddedColumns) {
+TEST(ReferenceSwiglu, InfXScaleWithPaddedColumns) {
   // All gates and ups positive: Inf without NaN, whatever stands in columns that are only padding.
   Case c = MakeCase(Finish::kSwigluQuant, {{2}, 3, 6}, 26);
   for (int8_t& value : c.x) value = 1;
@@ -280,7 +280,7 @@ TEST(Swiglu, InfXScaleWithPaddedColumns) {
   EXPECT_GT(c.y_scale[1], 0);
 }
 
-TEST(Swiglu, FarNegativeGateIsSignedZero) {
+TEST(ReferenceSwiglu, FarNegativeGateIsSignedZero) {
   Case c = MakeCase(Finish::kSwigluQuant, {{1}, 1, 4}, 27, DType::kInt8, DType::kFloat8E4M3);
   c.x = {1};
   c.w = {-89, 1, 5, 1};  // gates -89 (below -88.7228: Silu is -0) and 1; ups 5 and 1
