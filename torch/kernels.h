@@ -56,6 +56,9 @@ Tensor UnpackWeight(const Tensor& data);
 Tensor FromFractalNz(const Tensor& data, int64_t k, int64_t n, int64_t dtype, int64_t c0, bool transposed);
 Tensor ToFractalNz(const Tensor& weight, int64_t dtype, int64_t c0, bool transposed);
 
+/// Raises the sentence of an operation without backward, as RuntimeError; `like` gives the gradient's shape to tracers.
+Tensor NoBackward(const Tensor& like, int64_t operation);
+
 std::string Machine();
 std::string LastRun();
 void SetReference(bool on);

@@ -39,6 +39,7 @@ QGMM_LIBRARY(QGMM_TORCH_NAMESPACE) {
   m.def("unpack_weight(Tensor data) -> Tensor");
   m.def("from_fractal_nz(Tensor data, int k, int n, int dtype, int c0=0, bool transposed=False) -> Tensor");
   m.def("to_fractal_nz(Tensor weight, int dtype, int c0=0, bool transposed=False) -> Tensor");
+  m.def("no_backward(Tensor like, int operation) -> Tensor");
   m.def("machine() -> str");
   m.def("last_run() -> str");
   m.def("set_reference(bool on) -> ()");
@@ -58,6 +59,7 @@ QGMM_LIBRARY_IMPL(QGMM_TORCH_NAMESPACE) {
   m.impl("unpack_weight", TORCH_BOX(&UnpackWeight));
   m.impl("from_fractal_nz", TORCH_BOX(&FromFractalNz));
   m.impl("to_fractal_nz", TORCH_BOX(&ToFractalNz));
+  m.impl("no_backward", TORCH_BOX(&NoBackward));
   m.impl("machine", TORCH_BOX(&Machine));
   m.impl("last_run", TORCH_BOX(&LastRun));
   m.impl("set_reference", TORCH_BOX(&SetReference));

@@ -6,34 +6,53 @@ import torch
 
 from .library import NAMESPACE, called_name, ops
 
+# Indices into the sentences of torch/backward.cpp.
+_WITHOUT_BACKWARD = ("grouped_matmul_swiglu_quant", "grouped_matmul", "dynamic_quant", "weight_quant_grouped_matmul")
 
-def _refuse_backward(operation, reason):
+
+def _tensors(inputs):
+    """The arguments as autograd counts them: lists of tensors laid flat."""
+    for value in inputs:
+        if isinstance(value, (list, tuple)):
+            yield from value
+        else:
+            yield value
+
+
+def _setup(ctx, inputs, keyword_only_inputs, output):
+    needed = [tensor for tensor, needs in zip(_tensors(inputs), ctx.needs_input_grad) if needs]
+    ctx.save_for_backward(*needed)  # for their shapes
+
+
+def _refuse_backward(sentence: int):
+    # The refusal is an operator, not a `raise` here: torch.compile traces backwards that nobody may ever run.
     def backward(ctx, *gradients):
-        raise RuntimeError(f"{operation} has no backward{reason}")
+        saved = iter(ctx.saved_tensors)
+
+        def refused(needs):
+            if isinstance(needs, list):
+                return [refused(one) for one in needs]
+            return ops.no_backward(next(saved), sentence) if needs else None
+
+        return tuple(refused(needs) for needs in ctx.needs_input_grad)
 
     return backward
 
 
-for _operation, _reason in (
-    ("grouped_matmul_swiglu_quant", ": its output is quantised"),
-    ("grouped_matmul", ": its input is quantised"),
-    ("dynamic_quant", ": its output is quantised"),
-):
-    torch.library.register_autograd(f"{NAMESPACE}::{_operation}", _refuse_backward(_operation, _reason))
-
-
-def _refuse_activation(ctx, inputs, keyword_only_inputs, output):
+def _setup_weight_quant(ctx, inputs, keyword_only_inputs, output):
     # C++ cannot see requires_grad. The formula of the backward, dX = (dY * scale) @ (w + offset)^T, has no act.
     if keyword_only_inputs["act_type"] != 0 and ctx.needs_input_grad[0]:
         name = called_name("weight_quant_grouped_matmul", keyword_only_inputs["spelling"])
         raise ValueError(f"[{name}] act_type must be 0 when x requires grad; got {keyword_only_inputs['act_type']}")
+    _setup(ctx, inputs, keyword_only_inputs, output)
 
 
-torch.library.register_autograd(
-    f"{NAMESPACE}::weight_quant_grouped_matmul",
-    _refuse_backward("weight_quant_grouped_matmul", " yet"),
-    setup_context=_refuse_activation,
-)
+for _sentence, _operation in enumerate(_WITHOUT_BACKWARD):
+    torch.library.register_autograd(
+        f"{NAMESPACE}::{_operation}",
+        _refuse_backward(_sentence),
+        setup_context=_setup_weight_quant if _operation == "weight_quant_grouped_matmul" else _setup,
+    )
 
 
 def _autocast_weight_quant(x, weight, scale, offset=None, bias=None, group_list=None, **options):

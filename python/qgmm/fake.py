@@ -173,3 +173,8 @@ def _(weight, dtype, c0=0, transposed=False):
     outer, inner, width = _blocks(k, n, dtype, c0, transposed)
     sizes = [outer, inner, 16, width // 8 if dtype == 16 else width]
     return weight.new_empty([*weight.shape[:-2], *sizes])
+
+
+@_register("no_backward")
+def _(like, operation):
+    return torch.empty_like(like)
