@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures the machine's own roofs through roof.cc, which is compiled here once per process tree."""
+import ctypes
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+LIBRARY = "QGMM_BENCH_ROOF"  # environment: path of the compiled library, handed to the worker processes
+STREAMS = (1, 2, 4)
+
+
+def build():
+    """Compiles roof.cc, unless a parent process has; returns a folder to delete, or None."""
+    if os.environ.get(LIBRARY):
+        return None
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
+    if not compiler:
+        sys.exit("ops_bench: no C++ compiler for the roofs (roof.cc); name one in CXX")
+    folder = tempfile.mkdtemp(prefix="qgmm_roof_")
+    library = os.path.join(folder, "roof.so")
+    source = pathlib.Path(__file__).with_name("roof.cc")
+    flags = ["-std=c++20", "-O3", "-shared", "-fPIC", "-pthread"]
+    subprocess.run([compiler, *flags, str(source), "-o", library], check=True)
+    os.environ[LIBRARY] = library
+    return folder
+
+
+class Roof:
+    """read() in GB/s and multiply(kind) in GMAC/s, some 20 ms each, all threads."""
+
+    def __init__(self, threads, last_level_cache):
+        self.library = ctypes.CDLL(os.environ[LIBRARY])
+        self.library.qgmm_roof_read.restype = ctypes.c_double
+        self.library.qgmm_roof_multiply.restype = ctypes.c_double
+        self.threads = threads
+        self.bytes = max(256 << 20, 8 * last_level_cache)
+        trials = {streams: max(self._read(streams, 0.05) for _ in range(3)) for streams in STREAMS}
+        self.streams = max(trials, key=trials.get)
+        self.trials = trials
+
+    def _read(self, streams, seconds):
+        return self.library.qgmm_roof_read(
+            ctypes.c_int(streams), ctypes.c_int(self.threads), ctypes.c_double(seconds), ctypes.c_int64(self.bytes))
+
+    def read(self, seconds=0.02):
+        return self._read(self.streams, seconds)
+
+    def multiply(self, kind, seconds=0.01):
+        return self.library.qgmm_roof_multiply(kind.encode(), ctypes.c_int(self.threads), ctypes.c_double(seconds))
