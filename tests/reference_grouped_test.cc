@@ -175,8 +175,9 @@ TEST(ReferenceGroupedMatmul, WithoutXScale) {
   ExpectDequantized(c);
 }
 
-TEST(ReferenceGroupedMatmul, FloatBiasBehindXScale) {
+TEST(ReferenceGroupedMatmul, FloatBiasBetweenXScaleAndActivation) {
   Case c = MakeCase(Finish::kDequantize, {{2, 3}, 50, 16}, 39, DType::kInt8, DType::kFloat32);
+  c.problem.epilogue.activation = Activation::kSilu;
   c.bias = Uniform(32, 4.0f, 39);
   SetColumns(&c.problem.epilogue.bias, c.bias, 2, 1, 16);
   reference::Run(c.problem);

@@ -200,11 +200,17 @@ TEST(ReferenceSwiglu, LimitTiny) {
   }
 }
 
-TEST(ReferenceSwiglu, LimitWithNan) {
+TEST(ReferenceSwiglu, LimitWithNan) {  // a clamp that answers with its limit would hide the NaN of one column
+  for (const size_t column : {3, 31 + 3}) {  // a gate, an up
+    Case c = WithLimit(1);
+    c.scale[column] = kNan;
+    c = Judged(std::move(c));
+    for (const float scale : c.y_scale) EXPECT_EQ(Bits(scale), 0x7FC00000u);
+  }
   Case c = WithLimit(1);
   c.x_scale[2] = kNan;
   c = Judged(std::move(c));
-  EXPECT_EQ(Bits(c.y_scale[2]), 0x7FC00000u);  // not clamped to a number
+  EXPECT_EQ(Bits(c.y_scale[2]), 0x7FC00000u);
   EXPECT_FALSE(std::isnan(c.y_scale[1]));
 }
 
