@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""python -m qgmm doctor: versions, the machine, what was chosen and why, and every operator against the reference."""
+
+import platform
+import sys
+from collections.abc import Callable
+
+import torch
+
+from . import library, ops, weights
+from .explain import machine, reference
+
+_WIDTH = 34
+
+
+def _print_facts() -> None:
+    print(f"python      {platform.python_version()} ({sys.executable})")
+    print(f"torch       {torch.__version__}, {torch.get_num_threads()} threads")
+    print(f"qgmm        {library.VERSION} ({library.LIBRARY_PATH})")
+    for key, value in machine().items():
+        _print_entry(key, value, "")
+
+
+def _print_entry(key, value, indent: str) -> None:
+    label = f"{indent}{str(key).replace('_', ' ')}"
+    if isinstance(value, dict):
+        print(label)
+        for inner, entry in value.items():
+            _print_entry(inner, entry, indent + "  ")
+    elif isinstance(value, list):
+        print(f"{label:<11} {', '.join(str(entry) for entry in value)}")
+    else:
+        print(f"{label:<11} {value}")
+
+
+class _Inputs:
+    """Small random arguments, sizes off most tiles; one group is empty, two rows are in none."""
+
+    m, k, n, e, slices = 37, 96, 72, 3, 3
+
+    def __init__(self) -> None:
+        random = torch.Generator().manual_seed(20260101)
+        m, k, n, e = self.m, self.k, self.n, self.e
+        self.x = torch.randint(-128, 128, (m, k), dtype=torch.int8, generator=random)
+        self.int8 = torch.randint(-128, 128, (e, k, n), dtype=torch.int8, generator=random)
+        self.int4 = torch.randint(-(2**31), 2**31, (e, k, n // 8), generator=random).to(torch.int32)
+        self.scale = torch.rand(e, n, generator=random) * 1e-3
+        self.sliced = torch.rand(e, self.slices, n, generator=random) * 1e-3
+        self.x_scale = torch.rand(m, generator=random)
+        self.float_x = torch.randn(m, k, generator=random)
+        self.offset = torch.randn(e, n, generator=random)
+        self.bias = torch.randn(e, n, generator=random)
+        self.groups = torch.tensor([12, 12, m - 2])
+
+
+def _bits_equal(call: Callable[[], object]) -> str:
+    """The call with the kernels and with the scalar specification; an empty string, or what is wrong."""
+    ours = call()
+    with reference():
+        wanted = call()
+    for got, expected in zip(_as_tuple(ours), _as_tuple(wanted)):
+        different = int((got.view(torch.uint8) != expected.view(torch.uint8)).sum())
+        if different:
+            return f"{different} bytes differ from the reference"
+    return ""
+
+
+def _as_tuple(result):
+    return result if isinstance(result, tuple) else (result,)
+
+
+def _within_bound(inputs: _Inputs, dtype: torch.dtype, weight) -> str:
+    """Operator B against float64, by the bound of docs/operators.md, section 8.2."""
+    x, scale = inputs.float_x.to(dtype), inputs.scale.to(dtype)
+    offset, bias = inputs.offset.to(dtype), inputs.bias.to(dtype)
+    y = ops.weight_quant_grouped_matmul(x, weight, scale, offset=offset, bias=bias, group_list=inputs.groups).double()
+    unit, start = 2.0**-24, 0
+    for expert, end in enumerate(inputs.groups.tolist()):
+        rows, w = x[start:end].double(), inputs.int8[expert].double()
+        s, o, b = scale[expert].double(), offset[expert].double(), bias[expert].double()
+        exact = rows @ ((w + o) * s) + b
+        size = rows.abs() @ w.abs() + o.abs() * rows.abs().sum(1, keepdim=True)
+        error = (min(inputs.k, 8 * inputs.k**0.5) + 8) * unit * s.abs() * size + 2 * unit * b.abs()
+        largest = exact.abs() + error
+        info = torch.finfo(dtype)
+        ulp = torch.exp2(torch.floor(torch.log2(largest.clamp_min(info.tiny)))) * info.eps
+        wrong = int(((y[start:end] - exact).abs() > error + ulp / 2).sum())
+        if wrong:
+            return f"{wrong} results of expert {expert} are outside the bound"
+        start = end
+    return "" if not y[start:].any() else "rows in no group are not zero"
+
+
+def _self_tests(inputs: _Inputs) -> list[tuple[str, Callable[[], str]]]:
+    packed8, paired8 = weights.pack_weight(inputs.int8), weights.pack_weight(inputs.int8, swiglu=True)
+    packed4, paired4 = weights.pack_weight(inputs.int4), weights.pack_weight(inputs.int4, swiglu=True)
+
+    def swiglu(weight, scale, **options):
+        return lambda: _bits_equal(
+            lambda: ops.grouped_matmul_swiglu_quant(
+                inputs.x, weight, scale, inputs.x_scale, inputs.groups, **options
+            )
+        )
+
+    def matmul(weight, scale, x_scale=inputs.x_scale, **options):
+        return lambda: _bits_equal(
+            lambda: ops.grouped_matmul(inputs.x, weight, scale, inputs.groups, x_scale=x_scale, **options)
+        )
+
+    def quant(**options):
+        return lambda: _bits_equal(lambda: ops.dynamic_quant(inputs.float_x, **options))
+
+    fp8 = torch.float8_e4m3fn
+    tests = [
+        ("grouped_matmul_swiglu_quant int8", swiglu(inputs.int8, inputs.scale)),
+        ("  packed", swiglu(paired8, inputs.scale)),
+        ("  packed, to float8", swiglu(paired8, inputs.scale, quant_dtype=fp8)),
+        ("grouped_matmul_swiglu_quant int4", swiglu(inputs.int4, inputs.sliced, dequant_mode=1)),
+        ("  packed, assist matrix", swiglu(paired4, inputs.scale, weight_assist_matrix=inputs.bias)),
+        ("grouped_matmul int8 to bfloat16", matmul(packed8, inputs.scale)),
+        ("grouped_matmul int8 to int32", matmul(packed8, None, None, out_dtype=torch.int32)),
+        ("grouped_matmul int4 to float32", matmul(packed4, inputs.sliced, dequant_mode=1, out_dtype=torch.float32)),
+        ("dynamic_quant int8", quant()),
+        ("dynamic_quant int4", quant(dst_type=torch.quint4x2)),
+    ]
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        name = f"weight_quant_grouped_matmul {str(dtype).removeprefix('torch.')}"
+        tests.append((name, lambda dtype=dtype: _within_bound(inputs, dtype, packed8)))
+    return tests
+
+
+def _run(test: Callable[[], str]) -> str:
+    try:
+        return test()
+    except Exception as error:  # a self-test reports whatever happens
+        return f"{type(error).__name__}: {error}"
+
+
+def main() -> int:
+    """Prints the report; 0, or 1 where a self-test failed."""
+    _print_facts()
+    print("\nself-test (against the scalar reference; weight_quant against float64)")
+    try:
+        tests = _self_tests(_Inputs())
+    except Exception as error:
+        print(f"weights cannot be packed: {error}\nverdict: broken")
+        return 1
+    failures = 0
+    for name, test in tests:
+        wrong = _run(test)
+        failures += bool(wrong)
+        print(f"  {name:<{_WIDTH}} {'FAILED: ' + wrong if wrong else 'ok'}")
+    print(f"verdict: {f'{failures} of {len(tests)} self-tests failed' if failures else 'all operators are right'}")
+    return 1 if failures else 0
