@@ -63,7 +63,7 @@ struct SwigluQuantNames {
   explicit SwigluQuantNames(const SwigluQuantArgs& args)
       : v1(args.spelling == Spelling::kVendorSwigluQuantV1),
         bias(v1 ? TensorView() : args.bias),
-        assist(v1 && args.bias.given() ? TensorList(args.bias) : args.weight_assist_matrix),
+        assist(v1 ? TensorList(args.bias) : args.weight_assist_matrix),
         assist_name(v1 ? "bias" : "weight_assist_matrix") {}
 
   const bool v1;
@@ -85,6 +85,16 @@ void CheckSwigluQuantOptions(const Call& call, const SwigluQuantArgs& args, cons
   }
 }
 
+/// What the V1 calls bias is the assist matrix of int4 weights.
+void CheckBiasOfV1(const Call& call, Stage stage, const SwigluQuantArgs& args, const WeightArgument& weight) {
+  if (stage == Stage::kType && args.weight_assist_matrix.given) {
+    QGMM_REFUSE(call.operation, "weight_assist_matrix must be None (bias is its name here); got a tensor");
+  }
+  if (stage == Stage::kDtype && args.bias.given() && !weight.int4()) {
+    QGMM_REFUSE(call.operation, "bias must be None for int8 weights; got ", Came(args.bias));
+  }
+}
+
 void CheckAt(Stage stage, Call& call, const SwigluQuantArgs& args, const SwigluQuantNames& names,
              const WeightArgument& weight) {
   if (stage == Stage::kOption) {
@@ -97,9 +107,7 @@ void CheckAt(Stage stage, Call& call, const SwigluQuantArgs& args, const SwigluQ
   CheckXScale(call, stage, args.x_scale, Need::kRequired);
   CheckGroupList(call, stage, args.group_list, Need::kRequired);
   CheckSmoothScale(call, stage, args.smooth_scale);
-  if (names.v1 && names.assist.given && stage == Stage::kDtype && !weight.int4()) {
-    QGMM_REFUSE(call.operation, "bias must be None for int8 weights; got ", Came(names.assist.data[0]));
-  }
+  if (names.v1) CheckBiasOfV1(call, stage, args, weight);
   CheckAssist(call, stage, names.assist_name, names.assist);
   CheckIntBias(call, stage, names.bias);
   CheckMatrixOutput(call, stage, "y", args.y, args.quant_dtype, {{call.m, "m"}, {call.h(), "n/2"}});

@@ -85,8 +85,11 @@ void CheckSmooth(const Call& call, Stage stage, const DynamicQuantArgs& args, co
   QGMM_REFUSE(call.operation, "smooth_scales must be ", Shape({{sizes.h, "h"}}), " (h); got ", Shape(smooth));
 }
 
-void CheckGroupIndex(const Call& call, Stage stage, const TensorView& index) {
+void CheckGroupIndex(const Call& call, Stage stage, const TensorView& index, const TensorView& smooth) {
   if (!CheckTensor(call, stage, {"group_index"}, index, Need::kOptional)) return;
+  if (stage == Stage::kType && !smooth.given()) {
+    QGMM_REFUSE(call.operation, "group_index must be None without smooth_scales; got ", Came(index));
+  }
   if (stage == Stage::kDtype && index.dtype != DType::kInt64 && index.dtype != DType::kInt32) {
     QGMM_REFUSE(call.operation, "group_index must be int64 or int32; got ", Name(index.dtype));
   }
@@ -129,7 +132,7 @@ void CheckAt(Stage stage, const Call& call, const DynamicQuantArgs& args, Sizes&
   const bool int4 = args.dst_type == DType::kInt4;
   CheckX(call, stage, args, sizes);
   CheckSmooth(call, stage, args, sizes);
-  CheckGroupIndex(call, stage, args.group_index);
+  CheckGroupIndex(call, stage, args.group_index, args.smooth_scales);
   CheckOutput(call, stage, "y", args.y, int4 ? DType::kInt32 : args.dst_type, args.x, int4 ? sizes.h / 8 : sizes.h);
   CheckOutput(call, stage, "scale", args.scale, DType::kFloat32, args.x, -1);
 }
