@@ -35,6 +35,7 @@ class GuardedBytes {
     if (inside > 0 && mprotect(base_ + page, inside, PROT_READ | PROT_WRITE) != 0) {
       throw std::runtime_error("mprotect failed");
     }
+    inside_ = inside;
     data_ = edge == Edge::kFront ? base_ + page : base_ + page + inside - bytes;
   }
   GuardedBytes(GuardedBytes&& other) noexcept { *this = std::move(other); }
@@ -42,6 +43,7 @@ class GuardedBytes {
     std::swap(base_, other.base_);
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);
+    std::swap(inside_, other.inside_);
     std::swap(mapped_, other.mapped_);
     return *this;
   }
@@ -51,10 +53,14 @@ class GuardedBytes {
 
   uint8_t* data() const { return data_; }
   size_t size() const { return bytes_; }
+  /// From now on whoever writes crashes.
+  void MakeReadOnly() const {
+    if (inside_ > 0) mprotect(base_ + (mapped_ - inside_) / 2, inside_, PROT_READ);
+  }
 
  private:
   uint8_t *base_ = nullptr, *data_ = nullptr;
-  size_t bytes_ = 0, mapped_ = 0;
+  size_t bytes_ = 0, inside_ = 0, mapped_ = 0;
 };
 
 /// Row-major strides.
@@ -95,6 +101,7 @@ class Owned {
   operator const TensorView&() const { return view_; }  // NOLINT: an owner stands wherever its view does
   uint8_t* bytes() const { return memory_.data(); }
   size_t byte_count() const { return memory_.size(); }
+  void MakeReadOnly() const { memory_.MakeReadOnly(); }
 
   /// Every byte of the memory, also those between elements.
   void Poison(uint8_t pattern) {
