@@ -133,20 +133,24 @@ def a_package(folder, name, text="real = True\n"):
             file.write_text(text)
 
 
-def forget(monkeypatch, name):
-    """Modules imported by a test go with it."""
-    for loaded in [m for m in sys.modules if m == name or m.startswith(name + ".")]:
-        monkeypatch.delitem(sys.modules, loaded)
-
-
-def test_a_real_torch_npu_is_not_hidden(tmp_path, monkeypatch):
-    a_package(tmp_path, "torch_npu")
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """A folder on sys.path; what was imported from it goes with the test."""
     monkeypatch.syspath_prepend(str(tmp_path))
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] in ("torch_npu", "mindspeed"):
+            del sys.modules[name]
+
+
+def test_a_real_torch_npu_is_not_hidden(packages):
+    a_package(packages, "torch_npu")
     before = ours()
     with pytest.raises(RuntimeError) as refusal:
         npu.install()
     assert str(refusal.value) == ("[qgmm.compat.npu] torch_npu must not be importable unless force is True; "
-                                  f"got {tmp_path / 'torch_npu' / '__init__.py'}")
+                                  f"got {packages / 'torch_npu' / '__init__.py'}")
     assert ours() == before
 
 
@@ -157,23 +161,20 @@ def test_a_torch_npu_without_a_spec_is_real_too(monkeypatch):
 
 
 @pytest.mark.parametrize("imported", [False, True])
-def test_force_stands_in_for_a_real_torch_npu(tmp_path, monkeypatch, imported):
-    a_package(tmp_path, "torch_npu")
-    monkeypatch.syspath_prepend(str(tmp_path))
+def test_force_stands_in_for_a_real_torch_npu(packages, imported):
+    a_package(packages, "torch_npu")
     real = importlib.import_module("torch_npu") if imported else None
     with npu.install(force=True):
         assert not hasattr(importlib.import_module("torch_npu"), "real")
     assert sys.modules.get("torch_npu") is real
     assert importlib.import_module("torch_npu").real
-    forget(monkeypatch, "torch_npu")
 
 
 @pytest.mark.parametrize("imported", [False, True])
-def test_a_real_mindspeed_keeps_everything_else(tmp_path, monkeypatch, imported):
-    a_package(tmp_path, "mindspeed.ops")
-    (tmp_path / "mindspeed" / "ops" / "other.py").write_text("real = True\n")
-    (tmp_path / "mindspeed" / "ops" / "weight_quant_gmm.py").write_text("needs_the_device = True\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
+def test_a_real_mindspeed_keeps_everything_else(packages, imported):
+    a_package(packages, "mindspeed.ops")
+    (packages / "mindspeed" / "ops" / "other.py").write_text("real = True\n")
+    (packages / "mindspeed" / "ops" / "weight_quant_gmm.py").write_text("needs_the_device = True\n")
     real = importlib.import_module("mindspeed.ops.weight_quant_gmm") if imported else None
     with npu.install():
         import mindspeed.ops.weight_quant_gmm  # noqa: PLC0415 - an import statement is what is tested
@@ -184,7 +185,6 @@ def test_a_real_mindspeed_keeps_everything_else(tmp_path, monkeypatch, imported)
     assert sys.modules.get("mindspeed.ops.weight_quant_gmm") is real
     from mindspeed.ops import weight_quant_gmm  # noqa: PLC0415
     assert weight_quant_gmm.needs_the_device
-    forget(monkeypatch, "mindspeed")
 
 
 @pytest.mark.parametrize(("options", "sentence"), [

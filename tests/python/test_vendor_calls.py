@@ -290,7 +290,8 @@ def b_arguments():
 
 
 def packed(swiglu, dtype=torch.int8):
-    return qgmm.pack_weight(torch.ones(E, K, N if dtype == torch.int8 else N // 8, dtype=dtype), swiglu=swiglu)
+    """Made when the test runs."""
+    return lambda: qgmm.pack_weight(torch.ones(E, K, N if dtype == torch.int8 else N // 8, dtype=dtype), swiglu=swiglu)
 
 
 SHARED = [  # of all four grouped names
@@ -311,7 +312,7 @@ V2 = [
     ({"x": torch.ones(M, K, dtype=torch.float16)}, "x must be int8 [m, k]; got float16 [4, 16]"),
     ({"group_list": torch.tensor([3, 1])}, "group_list (cumsum) must not decrease; got 1 after 3 at index 1"),
     ({"weight": []}, "weight must be one [e, k, n] tensor or e [k, n] tensors; got an empty list"),
-    ({"weight": [packed(True)]}, "weight[0] must be a tensor; got a PackedWeight"),
+    ({"weight": lambda: [packed(True)()]}, "weight[0] must be a tensor; got a PackedWeight"),
     ({"weight": [torch.ones(E, K, N, dtype=torch.int8)] * 2, "weight_scale": [torch.ones(E, N)] * 2},
      "weight must be one [e, k, n] tensor or e [k, n] tensors; got 2 tensors of 3 dimensions"),
     ({"weight": packed(False)}, "weight must be packed with swiglu=True; got a PackedWeight with swiglu=False"),
@@ -396,8 +397,9 @@ REFUSALS = [(name, arguments, changes, sentence) for name, arguments, rows in (
                          ids=[f"{name}: {sentence}" for name, _, _, sentence in REFUSALS])
 def test_refusal(name, arguments, changes, sentence):
     getattr(qgmm, name)(**arguments())  # without the change it is a good call
+    changed = {argument: value() if callable(value) else value for argument, value in changes.items()}
     with pytest.raises(ValueError) as refusal:
-        getattr(qgmm, name)(**{**arguments(), **changes})
+        getattr(qgmm, name)(**{**arguments(), **changed})
     assert str(refusal.value) == f"[{name}] {sentence}"
 
 
