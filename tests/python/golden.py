@@ -56,7 +56,8 @@ def unpack_int4(words):
 
 def pack_int4(values):
     """int8 [.., n] in [-8, 7] -> int32 [.., n/8]."""
-    values = np.asarray(values, dtype=np.int64).reshape(*np.shape(values)[:-1], -1, 8)
+    shape = np.shape(values)
+    values = np.asarray(values, dtype=np.int64).reshape(*shape[:-1], shape[-1] // 8, 8)
     words = ((values & 15) << (4 * np.arange(8))).sum(-1)
     return words.astype(np.uint32).view(np.int32)
 
@@ -292,7 +293,7 @@ def weight_quant_bounded(x, weight, scale, *, offset=None, bias=None, group_list
 
 def weight_quant_written(x, weight, scale, *, offset=None, bias=None, group_list=None, group_list_type=0, act_type=0,
                          precision="default"):
-    """The strict kernel's own promise before narrowing: fp32 fma, k ascending, in one lane."""
+    """The strict kernel's own promise before narrowing: fp32 fma, k ascending, in one lane; the sum of x in double."""
     del precision
     w, rows = Weight(weight), decode(x)
     y = np.zeros((rows.shape[0], w.n), np.float32)
@@ -300,11 +301,12 @@ def weight_quant_written(x, weight, scale, *, offset=None, bias=None, group_list
         if begin == end:
             continue
         part, matrix = rows[begin:end], w.expert(expert).astype(np.float32)
-        total, row_sum = np.zeros((end - begin, w.n), np.float32), np.zeros((end - begin, 1), np.float32)
+        total = np.zeros((end - begin, w.n), np.float32)
         for kk in range(w.k):
             total = ieee.fma(part[:, kk : kk + 1], matrix[kk], total)
-            row_sum = ieee.add(row_sum, part[:, kk : kk + 1])
         if offset is not None:
+            with np.errstate(all="ignore"):
+                row_sum = ieee.f32(np.cumsum(part.astype(np.float64), axis=1)[:, -1:])  # cumsum adds one by one
             total = ieee.fma(decode(offset)[expert], row_sum, total)
         s = decode(scale)[expert]
         z = ieee.mul(s, total) if bias is None else ieee.fma(s, total, decode(bias)[expert])

@@ -80,12 +80,11 @@ def test_packed_int4_cast_as_int8_has_the_memory_of_the_int4_line(rng):
     lambda: qgmm.from_fractal_nz(torch.zeros(1, 1, 1, 16, 32, dtype=torch.int8), 16, 32, "int5"),
     lambda: qgmm.from_fractal_nz(torch.zeros(1, 1, 1, 16, 32, dtype=torch.int8), 16, 32, torch.float16),
     lambda: qgmm.from_fractal_nz(None, 16, 32, torch.int8),
-    lambda: qgmm.from_fractal_nz([], 16, 32, torch.int8),
     lambda: qgmm.from_fractal_nz(torch.zeros(1, 1, 1, 16, 32, dtype=torch.int8), 2**62, 2**62, torch.int8),
     lambda: qgmm.to_fractal_nz(torch.zeros(3, dtype=torch.int8), torch.int8),
     lambda: qgmm.to_fractal_nz(torch.zeros(1, 4, 8), torch.int8),
     lambda: qgmm.to_fractal_nz(None, torch.int8),
-], ids=["too short", "k zero", "n negative", "int4 width", "c0", "dtype name", "dtype of data", "None", "empty list",
+], ids=["too short", "k zero", "n negative", "int4 width", "c0", "dtype name", "dtype of data", "None",
         "overflow", "rank", "dtype", "None to"])
 def test_fractal_nz_refusals(call):
     with pytest.raises((ValueError, TypeError), match="must"):

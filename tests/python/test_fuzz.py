@@ -69,14 +69,14 @@ def odd_offset(rng, t):
 
 
 def nan_and_inf(rng, t):
-    t = t.clone()
+    t = t.clone(memory_format=torch.contiguous_format)
     if t.is_floating_point() and t.numel() and t.element_size() > 1:
         t.view(-1)[int(rng.integers(t.numel()))] = pick(rng, [float("nan"), float("inf"), float("-inf"), 3e38, 1e-42])
     return t
 
 
 def extreme_integers(rng, t):
-    t = t.clone()
+    t = t.clone(memory_format=torch.contiguous_format)
     if not t.is_floating_point() and not t.is_complex() and t.dtype != torch.bool and t.numel():
         t.view(-1)[int(rng.integers(t.numel()))] = pick(rng, [torch.iinfo(t.dtype).min, torch.iinfo(t.dtype).max])
     return t
@@ -87,6 +87,13 @@ MUTATIONS = HARMLESS + [other_dtype, drop_axis, cut, grow, rotate, expand, extre
                         lambda rng, t: t[None], lambda rng, t: t.reshape(-1), lambda rng, t: t.to("meta"),
                         lambda rng, t: t.to_sparse() if t.is_floating_point() and t.dim() else t,
                         lambda rng, t: torch.empty(0, dtype=t.dtype), lambda rng, t: torch.tensor(1, dtype=t.dtype)]
+
+
+def mutated(rng, t):
+    """One mutation; what is no ordinary CPU tensor any more stays as it is."""
+    return pick(rng, MUTATIONS)(rng, t) if t.layout == torch.strided and t.device.type == "cpu" else t
+
+
 JUNK = [None, 3, -1, 2.5, "text", b"bytes", [], {}, object(), True, float("nan"), torch.float16, np.ones((2, 3), np.float32),
         [None], [1, "a"], [[1, 2], [3, 4]], range(3), 2**80, Ellipsis]
 OPTIONS = {
@@ -184,11 +191,11 @@ def spoil(rng, given):
     elif rng.integers(5) == 0:
         given[name] = pick(rng, JUNK)
     elif torch.is_tensor(value):
-        given[name] = pick(rng, MUTATIONS)(rng, value)
-    elif isinstance(value, list) and value and torch.is_tensor(value[0]):
+        given[name] = mutated(rng, value)
+    elif isinstance(value, list) and any(torch.is_tensor(v) for v in value):
         index = int(rng.integers(len(value)))
         given[name] = pick(rng, [value[:-1], value + value[:1], [*value[:index], pick(rng, JUNK), *value[index + 1 :]],
-                                 [*value[:index], pick(rng, MUTATIONS)(rng, value[index]), *value[index + 1 :]]])
+                                 [*value[:index], mutated(rng, value[index]) if torch.is_tensor(value[index]) else None, *value[index + 1 :]]])
     elif isinstance(value, list):
         given[name] = pick(rng, [[*value, 1], value[:-1], [-1], [2**63], [2**80], ["1"], [1.0], [None], [10**6] * len(value)])
     return given

@@ -211,7 +211,7 @@ def test_thresholds_of_the_gate(gate):
 def test_gate_far_below_gives_minus_zero_times_up():
     scale = torch.tensor([[-120.0, -90.0, 3.0, -64.0]])
     args = (torch.ones(1, 1, dtype=torch.int8), torch.ones(1, 1, 4, dtype=torch.int8), scale, torch.ones(1))
-    y, y_scale = agree.check_swiglu(*args, torch.tensor([1]))
+    y, y_scale = agree.check_swiglu(*args, torch.tensor([1]), tolerance=False)  # float64 holds exp(120)
     assert y_scale[0] == 0 and (y == 0).all()
 
 
