@@ -51,8 +51,8 @@ std::tuple<Tensor, Tensor> DynamicQuant(const Tensor& x, const MaybeTensor& smoo
                                         const MaybeTensor& group_index, int64_t dst_type);
 
 Tensor PackWeight(const Tensors& weight, bool swiglu);
-std::vector<int64_t> PackedHeader(const Tensor& data);  // [layout, e, k, n]
-Tensor UnpackWeight(const Tensor& data);
+Tensor PackedHeader(const Tensor& data);  // int64 [4]: layout, e, k, n
+Tensor UnpackWeight(const Tensor& data, const std::vector<int64_t>& packed);
 Tensor FromFractalNz(const Tensor& data, int64_t k, int64_t n, int64_t dtype, int64_t c0, bool transposed);
 Tensor ToFractalNz(const Tensor& weight, int64_t dtype, int64_t c0, bool transposed);
 

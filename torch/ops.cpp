@@ -35,8 +35,8 @@ QGMM_LIBRARY(QGMM_TORCH_NAMESPACE) {
       "dynamic_quant(Tensor x, Tensor? smooth_scales=None, Tensor? group_index=None, *, int dst_type=1) "
       "-> (Tensor, Tensor)");
   m.def("pack_weight(Tensor[] weight, *, bool swiglu=False) -> Tensor");
-  m.def("packed_header(Tensor data) -> int[]");
-  m.def("unpack_weight(Tensor data) -> Tensor");
+  m.def("packed_header(Tensor data) -> Tensor");
+  m.def("unpack_weight(Tensor data, int[] packed) -> Tensor");
   m.def("from_fractal_nz(Tensor data, int k, int n, int dtype, int c0=0, bool transposed=False) -> Tensor");
   m.def("to_fractal_nz(Tensor weight, int dtype, int c0=0, bool transposed=False) -> Tensor");
   m.def("no_backward(Tensor like, int operation) -> Tensor");

@@ -57,13 +57,22 @@ Tensor PackWeight(const Tensors& weight, bool swiglu) {
   return data;
 }
 
-std::vector<int64_t> PackedHeader(const Tensor& data) {
+Tensor PackedHeader(const Tensor& data) {
   const PackedWeight weight = Header(data);
-  return {static_cast<int64_t>(weight.layout), weight.e, weight.k, weight.n};
+  Tensor header = Empty({4}, ScalarType::Long);
+  auto* out = static_cast<int64_t*>(header.mutable_data_ptr());
+  out[0] = static_cast<int64_t>(weight.layout);
+  out[1] = weight.e;
+  out[2] = weight.k;
+  out[3] = weight.n;
+  return header;
 }
 
-Tensor UnpackWeight(const Tensor& data) {
+Tensor UnpackWeight(const Tensor& data, const std::vector<int64_t>& packed) {
   const PackedWeight weight = Header(data);
+  if (packed != std::vector<int64_t>{static_cast<int64_t>(weight.layout), weight.e, weight.k, weight.n}) {
+    throw std::invalid_argument("[PackedWeight] the integers must be those of the header in data");
+  }
   const bool int4 = weight.dtype() == DType::kInt4;
   Tensor plain = Empty({weight.e, weight.k, int4 ? weight.n / 8 : weight.n}, int4 ? ScalarType::Int : ScalarType::Char);
   void* out = plain.mutable_data_ptr();

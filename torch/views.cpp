@@ -3,6 +3,8 @@
 #include "views.h"
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/device.h>
+#include <torch/csrc/stable/ops.h>
 
 #include <limits>
 #include <new>
@@ -144,13 +146,13 @@ std::optional<Tensor> TryEmpty(const std::vector<int64_t>& sizes, ScalarType typ
     // 2^56 elements: beyond any address space, and small enough for torch's own arithmetic.
     if (sizes[axis] < 0 || (sizes[axis] > 0 && strides[axis] > (int64_t{1} << 56) / sizes[axis])) return std::nullopt;
   }
-  AtenTensorHandle handle = nullptr;
-  if (aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
-                               static_cast<int32_t>(type), aoti_torch_device_type_cpu(), 0,
-                               &handle) != AOTI_TORCH_SUCCESS) {
+  try {
+    // Through the dispatcher, so that torch.utils.deterministic.fill_uninitialized_memory holds here too.
+    const torch::stable::Device cpu(torch::headeronly::DeviceType::CPU);
+    return torch::stable::empty(sizes, type, std::nullopt, cpu);
+  } catch (const std::runtime_error&) {
     return std::nullopt;
   }
-  return Tensor(handle);
 }
 
 Tensor Empty(const std::vector<int64_t>& sizes, ScalarType type) {

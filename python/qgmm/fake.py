@@ -8,6 +8,7 @@ devices never reach a kernel (a meta tensor sends the call here), so they are re
 import torch
 
 from .library import NAMESPACE, VENDOR_WEIGHT_QUANT_GMM, called_name
+from .packed import INT4_LAYOUTS
 
 
 def _register(operation):
@@ -144,6 +145,19 @@ def _(weight, *, swiglu=False):
         raise ValueError("[pack_weight] weight must be on cpu; got meta")
     # How many bytes is the packing's own affair.
     return weight[0].new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.uint8)
+
+
+@_register("packed_header")
+def _(data):
+    return data.new_empty((4,), dtype=torch.int64)
+
+
+@_register("unpack_weight")
+def _(data, packed):
+    layout, e, k, n = packed
+    if layout in INT4_LAYOUTS:
+        return data.new_empty((e, k, n // 8), dtype=torch.int32)
+    return data.new_empty((e, k, n), dtype=torch.int8)
 
 
 def _blocks(k, n, number, c0, transposed):

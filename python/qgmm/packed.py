@@ -8,7 +8,7 @@ from torch.utils import _pytree
 
 from .library import ops
 
-_INT4_LAYOUTS = (3, 4)  # `enum class Layout` of include/qgmm/packed_weight.h: 1, 2 hold int8
+INT4_LAYOUTS = (3, 4)  # `enum class Layout` of include/qgmm/packed_weight.h: 1, 2 hold int8
 _SWIGLU_LAYOUTS = (2, 4)
 
 
@@ -40,7 +40,7 @@ class PackedWeight:
     def __init__(self, data: torch.Tensor) -> None:
         if not isinstance(data, torch.Tensor):
             raise ValueError(f"[PackedWeight] data must be a tensor; got {type(data).__name__}")
-        self._set(data, ops.packed_header(data))
+        self._set(data, ops.packed_header(data).tolist())
 
     def _set(self, data: torch.Tensor, header) -> None:
         self.data = data
@@ -57,7 +57,7 @@ class PackedWeight:
 
     @property
     def dtype(self) -> str:
-        return "int4" if self.layout in _INT4_LAYOUTS else "int8"
+        return "int4" if self.layout in INT4_LAYOUTS else "int8"
 
     @property
     def swiglu(self) -> bool:
@@ -74,7 +74,7 @@ class PackedWeight:
 
     def unpack(self) -> torch.Tensor:
         """The plain weights again: int8 ``[e, k, n]``, or int32 ``[e, k, n / 8]`` holding int4. Slow, for checking."""
-        return ops.unpack_weight(self.data)
+        return ops.unpack_weight(self.data, self.integers)
 
     def __repr__(self) -> str:
         return (

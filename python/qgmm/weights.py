@@ -62,6 +62,12 @@ _NUMBERS = {
 }
 
 
+def _tensors(name: str, argument: str, value) -> None:
+    if not value:
+        arguments.refuse(name, f"{argument} must be a tensor or a list of tensors; got an empty list")
+    arguments.tensors(name, argument, value)
+
+
 def _size(name: str, argument: str, value) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**62:
         arguments.refuse(name, f"{argument} must be a size; got {arguments.spell(value)}")
@@ -98,7 +104,7 @@ def from_fractal_nz(data, k: int, n: int, dtype, c0: int | None = None, transpos
     """
     name = "from_fractal_nz"
     if isinstance(data, (list, tuple)):
-        arguments.tensors(name, "data", data)
+        _tensors(name, "data", data)
         return [from_fractal_nz(one, k, n, dtype, c0, transposed) for one in data]
     data = arguments.tensor(name, "data", data)
     content = _content(name, dtype)
@@ -135,7 +141,7 @@ def to_fractal_nz(weight, dtype=None, c0: int | None = None, transposed: bool = 
     """
     name = "to_fractal_nz"
     if isinstance(weight, (list, tuple)):
-        arguments.tensors(name, "weight", weight)
+        _tensors(name, "weight", weight)
         return [to_fractal_nz(one, dtype, c0, transposed) for one in weight]
     weight = arguments.tensor(name, "weight", weight)
     content = _content(name, weight.dtype if dtype is None else dtype)

@@ -251,6 +251,7 @@ def test_opcheck(name):
 def test_opcheck_covers_every_operator_with_tensors():
     registered = {s.name.split("::")[1] for s in torch._C._jit_get_all_schemas() if s.name.startswith("qgmm::")
                   and any("Tensor" in str(a.type) for a in s.returns)}
+    registered.remove("no_backward")  # never returns
     assert registered <= {name.split(" ")[0] for name in CALLS}
 
 
