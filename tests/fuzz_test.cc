@@ -116,7 +116,7 @@ class Round {
       *options[static_cast<size_t>(draw.Below(static_cast<int64_t>(options.size())))] = OddNumber(draw);
     } else if (kind == 1 && !tensor_lists.empty()) {
       TensorList& list = *tensor_lists[static_cast<size_t>(draw.Below(static_cast<int64_t>(tensor_lists.size())))];
-      if (draw.OneIn(2)) list.size = draw.Of({kLeast, int64_t{-1}, int64_t{0}, list.size - 1});
+      if (draw.OneIn(2)) list.size = draw.Of({kLeast, int64_t{-1}, int64_t{0}, list.size / 2});
       else if (draw.OneIn(2)) list.data = nullptr;
       else list = TensorList();
     } else if (kind == 2 && packed) {
@@ -129,7 +129,7 @@ class Round {
     switch (draw.Below(5)) {
       case 0: weight.layout = static_cast<Layout>(draw.Between(-1, 6)); break;
       case 1: *draw.Of({&weight.e, &weight.k, &weight.n}) = OddNumber(draw); break;
-      case 2: weight.bytes = draw.Of({kLeast, int64_t{-1}, int64_t{0}, int64_t{63}, weight.bytes - 1, kMost}); break;
+      case 2: weight.bytes = draw.Of({kLeast, int64_t{-1}, int64_t{0}, int64_t{63}, weight.bytes / 2, kMost}); break;
       case 3: weight.data = nullptr; break;
       default: weight.device.type = DeviceType::kCuda;
     }
