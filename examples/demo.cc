@@ -225,7 +225,7 @@ int Main(bool quick) {
   for (const Case& c : cases) wrong += !RunCase(c, seed++);
   if (wrong) std::printf("%d of %zu cases are WRONG\n", wrong, cases.size());
   else std::printf("all %zu cases are right; best times; GB/s are bytes of weights\n", cases.size());
-  std::printf("next: include/qgmm/ops.h has the formula of every operation; find_package(qgmm) links it to your program\n");
+  std::printf("next: include/qgmm/ops.h has the formula of every operation; find_package(qgmm) links it to yours\n");
   return wrong ? 1 : 0;
 }
 

@@ -319,7 +319,7 @@ def main():
         print(f"{table.wrong} of {table.cases} cases are WRONG")
     else:
         print(f"all {table.cases} cases are right ({seconds:.0f} s); times are best times, GB/s are bytes of weights")
-    print("next: ./run python -m qgmm doctor, then your own script: ./run python your_script.py (README.md, first steps)")
+    print("next: ./run python -m qgmm doctor, then a script of yours: ./run python script.py (README.md, first steps)")
     return 1 if table.wrong else 0
 
 
