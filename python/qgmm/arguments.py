@@ -75,6 +75,23 @@ def optional_tensors(name: str, argument: str, value) -> list[torch.Tensor] | No
     return None if value is None else tensors(name, argument, value)
 
 
+def is_only_expert(weight) -> bool:
+    """A list of e = 1 tensors [k, n]. C++ cannot tell a list of one from a tensor, and a bare [k, n] is refused."""
+    return (
+        isinstance(weight, (list, tuple))
+        and len(weight) == 1
+        and isinstance(weight[0], torch.Tensor)
+        and weight[0].dim() == 2
+    )
+
+
+def with_expert_axis(value):
+    """What stands beside the weight of an only expert: if it is a list of one as well, its tensor gets that axis."""
+    if isinstance(value, (list, tuple)) and len(value) == 1 and isinstance(value[0], torch.Tensor):
+        return [value[0].unsqueeze(0)]
+    return value
+
+
 def weights(name: str, value) -> tuple[list[torch.Tensor], list[int] | None]:
     """Weights of any form: the tensors for the schema, and the integers of a PackedWeight."""
     if isinstance(value, PackedWeight):

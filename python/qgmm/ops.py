@@ -104,6 +104,10 @@ def swiglu_quant_tensors(
 ):
     """Types and lists of a call by any name: the schema's tensors in its order, and the integers of a PackedWeight."""
     x = arguments.tensor(name, "x", x)
+    if arguments.is_only_expert(weight):
+        weight, weight_scale, weight_assist_matrix = map(
+            arguments.with_expert_axis, (weight, weight_scale, weight_assist_matrix)
+        )
     weight, packed = arguments.weights(name, weight)
     tensors = (
         x,
@@ -238,6 +242,10 @@ def grouped_matmul(
     """
     name = "grouped_matmul"
     x = arguments.tensor(name, "x", x)
+    if arguments.is_only_expert(weight):
+        weight, weight_scale, weight_assist_matrix = map(
+            arguments.with_expert_axis, (weight, weight_scale, weight_assist_matrix)
+        )
     weight, packed = arguments.weights(name, weight)
     return ops.grouped_matmul(
         x,

@@ -36,6 +36,8 @@ def pack_weight(weight: torch.Tensor | list[torch.Tensor], *, swiglu: bool = Fal
     """
     if not isinstance(swiglu, bool):
         arguments.refuse("pack_weight", f"swiglu must be True or False; got {arguments.spell(swiglu)}")
+    if arguments.is_only_expert(weight):
+        weight = arguments.with_expert_axis(weight)
     return PackedWeight(ops.pack_weight(arguments.tensors("pack_weight", "weight", weight), swiglu=swiglu))
 
 

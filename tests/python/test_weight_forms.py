@@ -158,6 +158,21 @@ def test_a_list_of_one_and_the_bare_tensor_are_interchangeable(rng):
                 agree.assert_same_bits(got, want, "list of one")
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("slices", [0, 4])
+def test_list_of_the_only_expert(rng, bits, slices):
+    x, weight, scale, *rest = cases.swiglu(rng, e=1, k=48, bits=bits, slices=slices)
+    mode, assist = int(slices > 0), cases.uniform(rng, 1, 16)
+    want = qgmm.grouped_matmul_swiglu_quant(x, weight, scale, *rest, weight_assist_matrix=assist, dequant_mode=mode)
+    got = qgmm.grouped_matmul_swiglu_quant(x, [weight[0]], [scale[0]], *rest, weight_assist_matrix=[assist[0]], dequant_mode=mode)
+    agree.assert_same_bits(got, want, "a list of one [k, n]")
+    packed = qgmm.pack_weight([weight[0]], swiglu=True)
+    got = qgmm.grouped_matmul_swiglu_quant(x, packed, scale, *rest, weight_assist_matrix=assist, dequant_mode=mode)
+    agree.assert_same_bits(got, want, "packed from a list of one [k, n]")
+    down = qgmm.grouped_matmul(x, [weight[0]], [scale[0]], rest[1], dequant_mode=mode)
+    agree.assert_same_bits(down, qgmm.grouped_matmul(x, weight, scale, rest[1], dequant_mode=mode), "a list of one [k, n]")
+
+
 def test_list_of_experts_with_slices(rng):
     x, weight, scale, *rest = cases.swiglu(rng, e=E, k=48, slices=4, bits=4)
     agree.check_swiglu(x, list(weight), list(scale), *rest, dequant_mode=1)
