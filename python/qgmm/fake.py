@@ -6,6 +6,7 @@ devices never reach a kernel (a meta tensor sends the call here), so they are re
 """
 
 import torch
+from torch._subclasses import FakeTensor
 
 from .library import NAMESPACE, VENDOR_WEIGHT_QUANT_GMM, called_name
 from .packed import INT4_LAYOUTS
@@ -139,16 +140,22 @@ def _(x, smooth_scales=None, group_index=None, *, dst_type=1):
     return y, x.new_empty(rows, dtype=torch.float32)
 
 
+def _check_not_meta(name, argument, tensors):
+    """Where the result depends on values: a tracer's tensors stand for some that have them, meta tensors do not."""
+    if any(tensor.is_meta and not isinstance(tensor, FakeTensor) for tensor in tensors):
+        raise ValueError(f"[{name}] {argument} must be on cpu; got meta")
+
+
 @_register("pack_weight")
 def _(weight, *, swiglu=False):
-    if any(tensor.is_meta and not isinstance(tensor, torch._subclasses.FakeTensor) for tensor in weight):
-        raise ValueError("[pack_weight] weight must be on cpu; got meta")
+    _check_not_meta("pack_weight", "weight", weight)
     # How many bytes is the packing's own affair.
     return weight[0].new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.uint8)
 
 
 @_register("packed_header")
 def _(data):
+    _check_not_meta("PackedWeight", "data", [data])
     return data.new_empty((4,), dtype=torch.int64)
 
 

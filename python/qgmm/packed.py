@@ -97,10 +97,15 @@ def _unflatten(children, header) -> PackedWeight:
     return packed
 
 
+def _flatten_with_keys(packed: PackedWeight):
+    return [(_pytree.GetAttrKey("data"), packed.data)], tuple(packed.integers)
+
+
 _pytree.register_pytree_node(
     PackedWeight,
     _flatten,
     _unflatten,
+    flatten_with_keys_fn=_flatten_with_keys,
     serialized_type_name="qgmm.PackedWeight",
     to_dumpable_context=list,
     from_dumpable_context=tuple,
