@@ -19,7 +19,8 @@ void CheckPackedForm(const Call& call, const WeightArgument& weight) {
   const int64_t layout = static_cast<int64_t>(weight.packed.layout);
   if (layout < 1 || layout > 4) QGMM_REFUSE(call.operation, "weight must have a layout of 1 to 4; got ", layout);
   if (weight.list.given) {
-    QGMM_REFUSE(call.operation, "weight must be a tensor, a list or a PackedWeight; got both tensors and a PackedWeight");
+    QGMM_REFUSE(call.operation,
+                "weight must be a tensor, a list or a PackedWeight; got both tensors and a PackedWeight");
   }
 }
 

@@ -110,7 +110,8 @@ TEST(CheckFractalNz, Tensors) {
 }
 
 TEST(CheckFractalNz, Shapes) {
-  EXPECT_EQ(Refused([](F& f) { f.plain = Untouchable(kI8, {20}); }), From("weight must be [e, k, n] or [k, n]; got [20]"));
+  EXPECT_EQ(Refused([](F& f) { f.plain = Untouchable(kI8, {20}); }),
+            From("weight must be [e, k, n] or [k, n]; got [20]"));
   EXPECT_EQ(Refused([](F& f) { f.storage.rank = 9; }),
             From("data must have at most 8 dimensions; got [3, 2, 2, 16, 32, 0, 0, 0, ...]"));
   EXPECT_EQ(Refused([](F& f) { f.plain = Untouchable(kI8, {3, 40, 20}); }),

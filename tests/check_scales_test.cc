@@ -78,7 +78,8 @@ TEST(CheckScales, Slices) {
   EXPECT_EQ(WithScale(Expanded(kF32, {8, 7168, 4096}), 1), "accepted") << "one scale per element";
   EXPECT_EQ(WithScale(Expanded(kF32, {8, 1, 4096}), 1), "accepted");
   EXPECT_EQ(WithScale(Expanded(kF32, {8, 1, 4096}), 0), "accepted") << "the same as [e, n]";
-  EXPECT_EQ(WithScale(Expanded(kF32, {8, 56, 4096}), 0), "dequant_mode must be 1 for weight_scale [8, 56, 4096]; got 0");
+  EXPECT_EQ(WithScale(Expanded(kF32, {8, 56, 4096}), 0),
+            "dequant_mode must be 1 for weight_scale [8, 56, 4096]; got 0");
   EXPECT_EQ(WithScale(Expanded(kF32, {8, 4096}), 1),
             "weight_scale must be [e, G, n] for dequant_mode 1; got [8, 4096]");
   EXPECT_EQ(WithScale(Expanded(kF32, {8, 60, 4096}), 1),

@@ -146,7 +146,8 @@ inline void Spoil(Draw& draw, TensorView& view) {
     case 1: {
       view.data = Zeros();
       for (int64_t& stride : view.strides) stride = 0;
-      view.sizes[axis] = draw.Of({kLeast, int64_t{-1}, int64_t{0}, int64_t{1}, std::min(view.sizes[axis], kMost - 1) + 1,
+      const int64_t more = std::min(view.sizes[axis], kMost - 1) + 1;
+      view.sizes[axis] = draw.Of({kLeast, int64_t{-1}, int64_t{0}, int64_t{1}, more,
                                   int64_t{1} << 31, int64_t{1} << 60, (kMost - 7) / 8, kMost - 1, kMost});
       break;
     }

@@ -292,7 +292,7 @@ void FuzzDynamicQuant(Round& r, Tally* tally) {
     if (r.draw.OneIn(2)) {
       args.smooth_scales = r.memory.Input(smooth, {r.e, h});
       std::vector<int64_t> ends(static_cast<size_t>(r.e), rows);
-      for (int64_t i = r.e - 2; i >= 0; --i) ends[static_cast<size_t>(i)] = r.draw.Between(0, ends[static_cast<size_t>(i) + 1]);
+      for (size_t i = ends.size() - 1; i > 0; --i) ends[i - 1] = r.draw.Between(0, ends[i]);
       args.group_index = r.memory.Numbers(r.draw.Of({kI32, DType::kInt64}), ends);
     }
   }
