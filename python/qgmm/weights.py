@@ -34,8 +34,7 @@ def pack_weight(weight: torch.Tensor | list[torch.Tensor], *, swiglu: bool = Fal
         >>> torch.equal(packed.unpack(), weight)
         True
     """
-    if not isinstance(swiglu, bool):
-        arguments.refuse("pack_weight", f"swiglu must be True or False; got {arguments.spell(swiglu)}")
+    swiglu = _flag("pack_weight", "swiglu", swiglu)
     if arguments.is_only_expert(weight):
         weight = arguments.with_expert_axis(weight)
     return PackedWeight(ops.pack_weight(arguments.tensors("pack_weight", "weight", weight), swiglu=swiglu))
@@ -73,6 +72,12 @@ def _tensors(name: str, argument: str, value) -> None:
 def _size(name: str, argument: str, value) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**62:
         arguments.refuse(name, f"{argument} must be a size; got {arguments.spell(value)}")
+    return value
+
+
+def _flag(name: str, argument: str, value) -> bool:
+    if not isinstance(value, bool):
+        arguments.refuse(name, f"{argument} must be True or False; got {arguments.spell(value)}")
     return value
 
 
@@ -118,7 +123,7 @@ def from_fractal_nz(data, k: int, n: int, dtype, c0: int | None = None, transpos
         data = data.view(-1).view(dtype)
         if dtype.itemsize == 1:
             data = data.view(shape)  # keeps the axis of experts, or its absence
-    return ops.from_fractal_nz(data, *sizes, content, width, bool(transposed))
+    return ops.from_fractal_nz(data, *sizes, content, width, _flag(name, "transposed", transposed))
 
 
 def to_fractal_nz(weight, dtype=None, c0: int | None = None, transposed: bool = False):
@@ -148,4 +153,4 @@ def to_fractal_nz(weight, dtype=None, c0: int | None = None, transposed: bool = 
     weight = arguments.tensor(name, "weight", weight)
     content = _content(name, weight.dtype if dtype is None else dtype)
     width = 0 if c0 is None else _size(name, "c0", c0)
-    return ops.to_fractal_nz(weight.contiguous(), content, width, bool(transposed))
+    return ops.to_fractal_nz(weight.contiguous(), content, width, _flag(name, "transposed", transposed))

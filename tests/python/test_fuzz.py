@@ -77,7 +77,7 @@ def nan_and_inf(rng, t):
 
 def extreme_integers(rng, t):
     t = t.clone(memory_format=torch.contiguous_format)
-    if not t.is_floating_point() and not t.is_complex() and t.dtype != torch.bool and t.numel():
+    if t.dtype in (torch.int8, torch.int16, torch.int32, torch.int64) and t.numel():
         t.view(-1)[int(rng.integers(t.numel()))] = pick(rng, [torch.iinfo(t.dtype).min, torch.iinfo(t.dtype).max])
     return t
 
