@@ -8,6 +8,7 @@ sentences. No text is built before a check has failed: formatting a size while t
 from __future__ import annotations
 
 import numbers
+from typing import NoReturn
 
 import torch
 
@@ -22,7 +23,7 @@ _RULES = {
 }
 
 
-def refuse(name: str, sentence: str):
+def refuse(name: str, sentence: str) -> NoReturn:
     """Raises the one error type: ``[name that was called] argument must be RULE; got WHAT``."""
     raise ValueError(f"[{name}] {sentence}")
 
@@ -108,8 +109,8 @@ def one_weight(name: str, value) -> tuple[torch.Tensor, list[int] | None]:
     return tensor(name, "weight", value), None
 
 
-def group_list(name: str, value) -> torch.Tensor:
-    """A tensor as it is; a list of ints as an int64 tensor."""
+def group_list(name: str, value, device: torch.device) -> torch.Tensor:
+    """A tensor as it is; a list of ints as an int64 tensor on x's device."""
     if not isinstance(value, (list, tuple)):
         return tensor(name, "group_list", value)
     for index, element in enumerate(value):
@@ -117,11 +118,11 @@ def group_list(name: str, value) -> torch.Tensor:
             refuse(name, f"group_list must be int64 or int32; got {kind(element)} at index {index}")
         if not _INT64_MIN <= element <= _INT64_MAX:
             refuse(name, f"group_list must be int64 or int32; got {element} at index {index}")
-    return torch.tensor(value, dtype=torch.int64)
+    return torch.tensor(value, dtype=torch.int64, device=device)
 
 
-def optional_group_list(name: str, value) -> torch.Tensor | None:
-    return None if value is None else group_list(name, value)
+def optional_group_list(name: str, value, device: torch.device) -> torch.Tensor | None:
+    return None if value is None else group_list(name, value, device)
 
 
 def integer(name: str, argument: str, value) -> int:

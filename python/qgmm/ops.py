@@ -114,7 +114,7 @@ def swiglu_quant_tensors(
         weight,
         arguments.tensors(name, "weight_scale", weight_scale),
         arguments.tensor(name, "x_scale", x_scale),
-        arguments.group_list(name, group_list),
+        arguments.group_list(name, group_list, x.device),
         arguments.optional_tensor(name, "smooth_scale", smooth_scale),
         arguments.optional_tensors(name, "weight_assist_matrix", weight_assist_matrix),
         arguments.optional_tensor(name, "bias", bias),
@@ -191,7 +191,7 @@ def weight_quant_tensors(
         arguments.tensor(name, scale_name, scale),
         arguments.optional_tensor(name, offset_name, offset),
         arguments.optional_tensor(name, "bias", bias),
-        arguments.optional_group_list(name, group_list),
+        arguments.optional_group_list(name, group_list, x.device),
     )
     return tensors, packed
 
@@ -251,7 +251,7 @@ def grouped_matmul(
         x,
         weight,
         arguments.optional_tensors(name, "weight_scale", weight_scale),
-        arguments.group_list(name, group_list),
+        arguments.group_list(name, group_list, x.device),
         arguments.optional_tensor(name, "x_scale", x_scale),
         arguments.optional_tensor(name, "bias", bias),
         arguments.optional_tensors(name, "weight_assist_matrix", weight_assist_matrix),
