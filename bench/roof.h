@@ -13,4 +13,7 @@ __attribute__((visibility("default"))) double qgmm_roof_read(int streams, int th
 /// GMAC/s of all threads. kind: "vpmaddwd" (int16, + vpaddd), "vpmaddubsw" (u4 x s8, eight steps in int16), "vfmadd"
 /// (fp32, 256 bits), "vpdpbusd512", "vfmadd512". -1: the machine cannot.
 __attribute__((visibility("default"))) double qgmm_roof_multiply(const char* kind, int threads, double seconds);
+
+/// Clock of one busy core in GHz, from a loop that takes one cycle per turn; 1 where that loop is not known.
+__attribute__((visibility("default"))) double qgmm_roof_clock(double seconds);
 }

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every row of the kernel table alone, one thread: panels of 16 columns from L2, at 1 to 64 rows. A result is compared
+// with plain loops before it is timed. Counters: GMAC/s, MAC per clock cycle, share of the register-only loop's rate
+// measured in the same run.
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <cstring>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cpu/kernel.h"
+#include "packed_format.h"
+#include "roof.h"
+
+namespace qgmm::cpu {
+namespace {
+
+constexpr int kK = 2048;
+constexpr int kPanels = 8;  // 256 KiB of int8 lines: in L2, not in L1, as in a call with many rows
+
+/// x as packed by the kernel, panels of random bytes (any byte is a weight), and the accumulators of one panel.
+struct Work {
+  const Kernel& kernel;
+  int rows;
+  int64_t line_k;
+  std::vector<float> x_floats;
+  std::vector<int8_t> x_bytes;
+  std::vector<uint8_t> packed_x, panels, widened;
+  std::vector<int32_t> row_sums, acc;
+
+  Work(const Kernel& row, int row_count)
+      : kernel(row), rows(row_count), line_k(row.product == Product::kInt4 ? 8 : 4),
+        x_floats(static_cast<size_t>(rows * kK)), x_bytes(x_floats.size()),
+        packed_x(x_floats.size() * static_cast<size_t>(row.x_bytes)),
+        panels(static_cast<size_t>(kPanels * kK / line_k * kLineBytes)),
+        widened(static_cast<size_t>(kK / line_k * row.widened_bytes)), row_sums(static_cast<size_t>(rows)),
+        acc(static_cast<size_t>(rows * kPairColumns)) {
+    std::mt19937 random(7);
+    for (uint8_t& byte : panels) byte = static_cast<uint8_t>(random() >> 24);
+    for (size_t i = 0; i < x_bytes.size(); ++i) {
+      x_bytes[i] = static_cast<int8_t>(random() >> 24);
+      x_floats[i] = static_cast<float>(x_bytes[i]) / 64;  // sums of products stay exact in fp32, in any order
+    }
+    const bool is_float = row.product == Product::kFloat;
+    PackXArgs args = {};
+    args.x = is_float ? static_cast<const void*>(x_floats.data()) : x_bytes.data();
+    args.dtype = is_float ? DType::kFloat32 : DType::kInt8;
+    args.row_stride = args.k = args.padded_k = args.packed_stride = args.slice = kK;
+    args.k_stride = 1;
+    args.rows = rows;
+    args.packed = packed_x.data();
+    args.row_sums = row.product == Product::kInt4 ? row_sums.data() : nullptr;
+    row.pack_x(args);
+  }
+
+  const uint8_t* Panel(int panel) const { return panels.data() + panel * (kK / line_k) * kLineBytes; }
+
+  int Weight(int panel, int k, int column) const {
+    const uint8_t byte = Panel(panel)[k / line_k * kLineBytes + column * 4 + k % 4];
+    if (kernel.product != Product::kInt4) return static_cast<int8_t>(byte);
+    return (k % 8 < 4 ? byte & 15 : byte >> 4) - 8;
+  }
+
+  /// What run.cc does with one panel: k blocks, each widened once, then tile after tile of rows.
+  void Multiply(int panel) {
+    const int block = kernel.k_block && rows > kernel.tile_m ? kernel.k_block : kK;
+    for (int k = 0; k < kK; k += block) {
+      const uint8_t* lines = Panel(panel) + k / line_k * kLineBytes;
+      if (kernel.widen) {
+        kernel.widen(lines, static_cast<int>(block / line_k), widened.data());
+        lines = widened.data();
+      }
+      for (int row = 0; row < rows; row += kernel.tile_m) {
+        GemmArgs args = {};
+        args.x = packed_x.data() + (static_cast<ptrdiff_t>(row) * kK + k) * kernel.x_bytes;
+        args.x_stride = kK;
+        args.w = lines;
+        args.row_sums = row_sums.data() + row;
+        args.row_sums_stride = 1;
+        args.rows = std::min(kernel.tile_m, rows - row);
+        args.k = block;
+        args.add = k > 0;
+        args.acc = acc.data() + row * kPairColumns;
+        kernel.gemm(args);
+      }
+    }
+  }
+
+  /// Sums of a panel against plain loops. The fp32 sums here are exact: |x| <= 2 in steps of 2^-6, 2048 products.
+  bool Right(int panel) {
+    Multiply(panel);
+    for (int row = 0; row < rows; ++row) {
+      for (int column = 0; column < kPanelColumns; ++column) {
+        int64_t sum = 0;
+        const int8_t* x = &x_bytes[static_cast<size_t>(row * kK)];
+        for (int k = 0; k < kK; ++k) sum += x[k] * Weight(panel, k, column);
+        const void* got = &acc[static_cast<size_t>(row * kPairColumns + column)];
+        float as_float;
+        int32_t as_int;
+        std::memcpy(&as_float, got, 4);
+        std::memcpy(&as_int, got, 4);
+        const bool is_float = kernel.product == Product::kFloat;
+        if (is_float ? as_float * 64.0 != static_cast<double>(sum) : as_int != sum) return false;
+      }
+    }
+    return true;
+  }
+};
+
+const char* RoofKind(const Kernel& kernel) {
+  if (kernel.product == Product::kFloat) return "vfmadd";
+  return kernel.product == Product::kInt4 ? "vpmaddubsw" : "vpmaddwd";
+}
+
+/// GMAC/s of one thread; measured once per kind and kept: the register loops take 50 ms.
+double Roof(const std::string& kind) {
+  static std::map<std::string, double> rates;
+  if (!rates.contains(kind)) rates[kind] = qgmm_roof_multiply(kind.c_str(), 1, 0.05);
+  return rates[kind];
+}
+
+void RunKernel(benchmark::State& state, const Kernel* kernel, int rows) {
+  Work work(*kernel, rows);
+  if (!work.Right(kPanels - 1)) {
+    state.SkipWithError("WRONG: the sums differ from plain loops");
+    return;
+  }
+  static const double clock = qgmm_roof_clock(0.05);
+  int panel = 0;
+  const auto start = std::chrono::steady_clock::now();
+  for (auto _ : state) {
+    work.Multiply(panel);
+    panel = (panel + 1) % kPanels;
+    benchmark::ClobberMemory();
+  }
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const double rate = static_cast<double>(state.iterations()) * rows * kK * kPanelColumns / seconds * 1e-9;
+  state.counters["GMAC/s"] = rate;
+  state.counters["MAC/cycle"] = rate / clock;
+  if (kernel->isa != Isa::kScalar) state.counters["of roof"] = rate / Roof(RoofKind(*kernel));
+}
+
+void RegisterAll() {
+  for (const Kernel* kernel : KernelTable()) {
+    if (kernel->isa > BestIsa()) continue;
+    for (int rows : {1, 4, 6, 16, 64}) {
+      if (rows < kernel->min_rows) continue;
+      const std::string name = std::string(kernel->name) + "/rows:" + std::to_string(rows);
+      benchmark::RegisterBenchmark(name.c_str(), RunKernel, kernel, rows)->Unit(benchmark::kMicrosecond);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace qgmm::cpu
+
+int main(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  qgmm::cpu::RegisterAll();
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+  return 0;
+}
