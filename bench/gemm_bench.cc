@@ -8,7 +8,6 @@
 #include <chrono>
 #include <cstdint>
 #include <cstring>
-#include <map>
 #include <random>
 #include <string>
 #include <vector>
@@ -117,11 +116,11 @@ const char* RoofKind(const Kernel& kernel) {
   return kernel.product == Product::kInt4 ? "vpmaddubsw" : "vpmaddwd";
 }
 
-/// GMAC/s of one thread; measured once per kind and kept: the register loops take 50 ms.
-double Roof(const std::string& kind) {
-  static std::map<std::string, double> rates;
-  if (!rates.contains(kind)) rates[kind] = qgmm_roof_multiply(kind.c_str(), 1, 0.05);
-  return rates[kind];
+/// GMAC/s of one thread, measured now: clocks and neighbours change within a run.
+double Roof(const char* kind) {
+  double best = 0;
+  for (int turn = 0; turn < 5; ++turn) best = std::max(best, qgmm_roof_multiply(kind, 1, 0.005));
+  return best;
 }
 
 void RunKernel(benchmark::State& state, const Kernel* kernel, int rows) {
@@ -130,7 +129,7 @@ void RunKernel(benchmark::State& state, const Kernel* kernel, int rows) {
     state.SkipWithError("WRONG: the sums differ from plain loops");
     return;
   }
-  static const double clock = qgmm_roof_clock(0.05);
+  const double clock = qgmm_roof_clock(0.005);
   int panel = 0;
   const auto start = std::chrono::steady_clock::now();
   for (auto _ : state) {
