@@ -85,7 +85,7 @@ def extreme_integers(rng, t):
 HARMLESS = [spread, backwards_strides, odd_offset, nan_and_inf]
 MUTATIONS = HARMLESS + [other_dtype, drop_axis, cut, grow, rotate, expand, extreme_integers,
                         lambda rng, t: t[None], lambda rng, t: t.reshape(-1), lambda rng, t: t.to("meta"),
-                        lambda rng, t: t.to_sparse() if t.is_floating_point() and t.dim() else t,
+                        lambda rng, t: t.to_sparse() if t.dtype in (torch.float16, torch.float32) and t.dim() else t,
                         lambda rng, t: torch.empty(0, dtype=t.dtype), lambda rng, t: torch.tensor(1, dtype=t.dtype)]
 
 
