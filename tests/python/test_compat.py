@@ -9,6 +9,7 @@ import types
 import numpy as np
 import pytest
 import torch
+import torch.utils.flop_counter
 
 import agree
 import cases
@@ -331,6 +332,34 @@ def test_dispatcher_names_compile(installed, rng):
         operator = getattr(getattr(torch.ops, namespace), name)
         compiled = torch.compile(lambda *a, op=operator, o=options: op(*a, **o), backend="aot_eager", fullgraph=True)
         agree.assert_same_bits(tuple(compiled(*args)), tuple(operator(*args, **options)), name)
+
+
+def test_dispatcher_names_pass_opcheck(installed, rng):
+    b, options = cases.weight_quant(rng)
+    calls = [*swiglu_calls(rng), ("npu", "npu_format_cast", (b[1], 29), {}),
+             ("mindspeed", "npu_weight_quant_gmm", b, {"group_list": options["group_list"]})]
+    for namespace, name, args, given in calls:
+        torch.library.opcheck(getattr(getattr(torch.ops, namespace), name).default, args, given)
+
+
+def test_exported_programs_keep_the_names(installed, rng):
+    class Layer(torch.nn.Module):
+        def forward(self, x, weight, scale, x_scale, group_list):
+            weight = torch.ops.npu.npu_format_cast(weight, 29)
+            return torch.ops.npu.npu_grouped_matmul_swiglu_quant_v2(x, [weight], [scale], x_scale, group_list)
+
+    args = cases.swiglu(rng)
+    program = torch.export.export(Layer(), args)
+    called = [node.target for node in program.graph.nodes if node.op == "call_function"]
+    assert torch.ops.npu.npu_grouped_matmul_swiglu_quant_v2.default in called
+    agree.assert_same_bits(program.module()(*args), Layer()(*args), "exported")
+
+
+def test_flops_are_counted(installed, rng):
+    x, weight, scale, x_scale, group_list = cases.swiglu(rng, m=5, k=24, n=16)
+    with torch.utils.flop_counter.FlopCounterMode(display=False) as counted:
+        torch.ops.npu.npu_grouped_matmul_swiglu_quant_v2(x, [weight], [scale], x_scale, group_list)
+    assert counted.get_total_flops() == 2 * 5 * 24 * 16
 
 
 def test_dispatcher_names_on_meta(installed, rng):

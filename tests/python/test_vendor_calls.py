@@ -132,6 +132,34 @@ def test_v1_compiles(rng):
     agree.assert_same_bits(call(*args), qgmm.npu_grouped_matmul_swiglu_quant(*args), "V1 in a graph")
 
 
+@pytest.mark.parametrize("name", ["npu_grouped_matmul_swiglu_quant_v2", "npu_weight_quant_gmm"])
+def test_packed_weights_in_a_graph(rng, name):
+    torch._dynamo.reset()
+    if name == "npu_weight_quant_gmm":
+        (x, weight, *rest), options = cases.weight_quant(rng, offset=False, bias=False)
+    else:
+        x, weight, *rest = cases.swiglu(rng)
+        options = {}
+    packed_weight = qgmm.pack_weight(weight, swiglu=name != "npu_weight_quant_gmm")
+    call = getattr(qgmm, name)
+    compiled = torch.compile(call, backend="aot_eager", fullgraph=True)
+    agree.assert_same_bits(compiled(x, packed_weight, *rest, **options), call(x, weight, *rest, **options), name)
+
+
+@pytest.mark.parametrize("name", ["npu_grouped_matmul_swiglu_quant_v2", "npu_grouped_matmul_swiglu_quant",
+                                  "npu_weight_quant_gmm", "npu_weight_quant_gmm_v2"])
+def test_explain(rng, name):
+    if name.startswith("npu_weight"):
+        args, options = cases.weight_quant(rng, group_list=[2, 3])
+        plan = qgmm.explain(getattr(qgmm, name), *args, group_list=options["group_list"])
+    else:
+        x, weight, scale, x_scale, group_list = cases.swiglu(rng)
+        first = name.endswith("_v2")
+        plan = qgmm.explain(getattr(qgmm, name), x, weight,
+                            *((scale, x_scale, group_list) if first else (group_list, scale, x_scale)))
+    assert plan["operation"] == name and plan["kernels"]
+
+
 # --- spellings ----------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("dtype", "spellings"), [

@@ -27,7 +27,7 @@ FOLDER = os.environ.get("QGMM_VENDOR_DOCS")
 
 def blocks():
     if not FOLDER:
-        reason = "not run: QGMM_VENDOR_DOCS is unset, which names the folder of the vendor's documents"
+        reason = "QGMM_VENDOR_DOCS is unset, which names the folder of the vendor's documents"
         return [pytest.param(None, marks=pytest.mark.skip(reason=reason), id="documents")]
     return [pytest.param((name, index), id=f"{name}-{index}") for name, count in DOCUMENTS.items()
             for index in range(count)]

@@ -58,9 +58,12 @@ def install(device="cpu", strict=False, force=False):
         RuntimeError: a real torch_npu is importable and force is False.
 
     Example:
+        >>> import torch, qgmm.compat.npu
         >>> with qgmm.compat.npu.install():
         ...     import torch_npu
-        ...     weight = torch_npu.npu_format_cast(weight.npu(), 29)
+        ...     weight = torch_npu.npu_format_cast(torch.ones(1, 4, 6, dtype=torch.int8).npu(), 29)
+        >>> weight.device
+        device(type='cpu')
     """
     global _standing
     if str(device) != "cpu":

@@ -111,4 +111,4 @@ def real(name):
         return "sys.modules"
     if spec is None or spec.origin == ORIGIN:
         return None
-    return spec.origin or "sys.modules"
+    return spec.origin or ", ".join(spec.submodule_search_locations or ()) or "sys.modules"
