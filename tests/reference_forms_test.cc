@@ -5,6 +5,7 @@
 #include <cfenv>
 #include <functional>
 
+#include "packed_format.h"
 #include "reference.h"
 #include "reference_case.h"
 
@@ -99,6 +100,51 @@ TEST(ReferenceWeightForms, ListOfExperts) {  // strides differ from expert to ex
       else c->problem.w.list.push_back({even.data() + begin, kN, 1});
     }
   });
+}
+
+/// Panels written place by place from the definition in docs/packing.md, behind the header; from byte `shift` on.
+std::vector<uint8_t> Panels(const Case& c, bool paired, bool int4, size_t shift) {
+  const Layout layout = int4 ? (paired ? Layout::kCpuInt4Paired : Layout::kCpuInt4)
+                             : (paired ? Layout::kCpuInt8Paired : Layout::kCpuInt8);
+  const PackedHeader header = MakeHeader(layout, c.e, kK, kN);
+  std::vector<uint8_t> bytes(shift + static_cast<size_t>(header.bytes));
+  std::memcpy(bytes.data() + shift, &header, sizeof(header));
+  uint8_t* panels = bytes.data() + shift + header.panels_offset;
+  const int64_t padded_k = 64, panels_per_expert = 2 * ((kN + 31) / 32);
+  for (int64_t i = 0; i < c.e * kK * kN; ++i) {
+    const int64_t expert = i / (kK * kN), kk = i / kN % kK, j = i % kN;
+    const int64_t half = paired ? j / kH : 0, within = paired ? j % kH : j;
+    const int64_t panel = expert * panels_per_expert + (paired ? 2 * (within / 16) + half : within / 16);
+    const int64_t in_line = within % 16 * 4 + kk % 4;
+    const auto value = static_cast<uint8_t>(c.W(expert, kk, j) + (int4 ? 8 : 0));
+    if (!int4) panels[panel * 16 * padded_k + kk / 4 * 64 + in_line] = value;
+    else panels[panel * 8 * padded_k + kk / 8 * 64 + in_line] |= static_cast<uint8_t>(value << (kk % 8 < 4 ? 0 : 4));
+  }
+  return bytes;
+}
+
+/// The same weights as panels, paired for operator A; `shift`: at an odd address, as a loaded file may lie.
+void ExpectPackedIsPlain(DType weight_dtype, bool paired, size_t shift) {
+  std::vector<uint8_t> bytes;
+  ExpectNoEffect(weight_dtype, [&](Case* c) {
+    bytes = Panels(*c, paired, weight_dtype == DType::kInt4, shift);
+    const auto size = static_cast<int64_t>(bytes.size() - shift);
+    ASSERT_EQ(ReadHeader(bytes.data() + shift, size, &c->problem.w.packed), "");
+    c->problem.w.plain = {};
+    c->problem.w.paired = paired;
+  });
+}
+
+TEST(ReferenceWeightForms, Packed) {
+  for (const bool paired : {false, true}) {
+    ExpectPackedIsPlain(DType::kInt8, paired, 0);
+    ExpectPackedIsPlain(DType::kInt4, paired, 0);
+  }
+}
+
+TEST(ReferenceWeightForms, PackedReloaded) {
+  ExpectPackedIsPlain(DType::kInt8, true, 1);
+  ExpectPackedIsPlain(DType::kInt4, true, 3);
 }
 
 TEST(ReferenceWeightForms, EveryFormIsWeightAt) {  // the reference reads plain weights directly
