@@ -265,7 +265,9 @@ def mindspeed_weight_quant_gmm(
     )
 
 
-def npu_format_cast(t: torch.Tensor | PackedWeight, acl_format: int, customize_dtype: torch.dtype | int | None = None):
+def npu_format_cast(
+    t: torch.Tensor | PackedWeight, acl_format: int, customize_dtype: torch.dtype | int | None = None
+) -> torch.Tensor | PackedWeight:
     """The tensor itself: a storage format of the NPU does not change what the tensor means, and qgmm reads plain order.
 
     It packs nothing either, since a later write to a plain tensor could not be noticed: speed is asked for with
