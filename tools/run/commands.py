@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each command does, as a list of steps."""
+import os
+import time
+
+import checkout
+import environment
+import lint
+import sanitizers
+import toolchain
+from build import build, jobs
+from checkout import ROOT, VENV_PYTHON, Failure, child_environment, set_up_lock
+from steps import show
+from suites import Session
+
+SCALAR_PYTHON = ("test_operator_a.py", "test_operator_b.py", "test_grouped_matmul.py", "test_dynamic_quant.py")
+
+
+def _set_up(*, tests: bool = False, bench: bool = False, presets: tuple[tuple[str, tuple[str, ...]], ...] = ()):
+    """Packages, environment, Python package, C++ builds; quick when all of it is there."""
+    start = time.monotonic()
+    print("set-up", flush=True)
+    with set_up_lock():
+        toolchain.install_missing(environment.base_python(), tests=tests, bench=bench)
+        compiler = toolchain.compiler()
+        environment.ensure()
+        environment.ensure_package(compiler, jobs())
+        for preset, targets in presets:
+            build(preset, compiler, targets=targets)
+    print(f"set-up done in {time.monotonic() - start:.1f} s\n", flush=True)
+    return compiler
+
+
+def _no_arguments(name: str, words: list[str]) -> None:
+    if words:
+        raise Failure(f"./run {name} takes no arguments; got {' '.join(words)}")
+
+
+def demo(words: list[str]) -> int:
+    _no_arguments("demo", words)
+    preset = "release" if toolchain.gtest_found() else "demo"  # after ./run test nothing is built twice
+    _set_up(presets=((preset, ("qgmm_demo",)),))
+    status = show([checkout.BUILD / preset / "examples" / "qgmm_demo"])
+    print(flush=True)
+    status = show([VENV_PYTHON, ROOT / "examples" / "demo.py"]) or status
+    if status == 0:
+        print("\nAll answers are right. Next: ./run python -m qgmm doctor, ./run bench, or README.md for your own code.",
+              flush=True)
+    else:
+        print("\nqgmm: a demo failed or an answer is wrong (above). Next: ./run test shows which part.", flush=True)
+    return 1 if status else 0
+
+
+def test(words: list[str]) -> int:
+    """./run test, or ./run test PYTEST-ARGUMENTS for those Python tests alone."""
+    _set_up(tests=True, presets=(("release", ()),))
+    session = Session()
+    if words:
+        session.pytest("Python tests", words)
+        return session.close()
+    session.ctest("C++ tests", "release")
+    session.ctest("C++ tests, QGMM_MAX_ISA=scalar", "release", label="isa", QGMM_MAX_ISA="scalar", QGMM_TEST_SMALL="1")
+    session.pytest("Python tests", [ROOT / "tests" / "python"])
+    session.pytest("Python tests, QGMM_MAX_ISA=scalar", [ROOT / "tests" / "python" / name for name in SCALAR_PYTHON],
+                   QGMM_MAX_ISA="scalar", QGMM_TEST_SMALL="1")
+    session.pytest("installed package", [ROOT / "tests" / "package"])
+    if not os.environ.get("QGMM_VENDOR_DOCS"):
+        session.notes.append("the vendor documents' own code blocks: QGMM_VENDOR_DOCS is not set")
+    return session.close()
+
+
+def bench(words: list[str]) -> int:
+    """./run bench: operations and peers from Python; ./run bench gemm: the rows of the kernel table alone."""
+    if words[:1] == ["gemm"]:
+        _set_up(bench=True, presets=(("bench", ("gemm_bench",)),))
+        return show([checkout.BUILD / "bench" / "bench" / "gemm_bench", *words[1:]])
+    compiler = _set_up()
+    return show([VENV_PYTHON, ROOT / "bench" / "ops_bench.py", *words], env=child_environment(CXX=compiler.command))
+
+
+def run_lint(words: list[str]) -> int:
+    _no_arguments("lint", words)
+    _set_up(tests=True, presets=(("release", ()),))
+    environment.ensure_ruff()
+    return lint.run_all()
+
+
+def sanitize(words: list[str]) -> int:
+    _no_arguments("sanitize", words)
+    _set_up(tests=True)
+    return sanitizers.run_all()
+
+
+def python(words: list[str]) -> int:
+    with set_up_lock():
+        toolchain.install_missing(environment.base_python(), tests=False)
+        environment.ensure()
+        environment.ensure_package(toolchain.compiler(), jobs())
+    os.execve(VENV_PYTHON, [str(VENV_PYTHON), *words], child_environment())
+
+
+def clean(words: list[str]) -> int:
+    _no_arguments("clean", words)
+    checkout.clean()
+    return 0
+
+
+TABLE = {"demo": demo, "test": test, "bench": bench, "lint": run_lint, "sanitize": sanitize, "python": python,
+         "clean": clean}
