@@ -75,7 +75,7 @@ void CheckShapes(const char* operation, const FractalNzArgs& args) {
   const int64_t e = plain.rank == 3 ? plain.sizes[0] : 1;
   const int64_t size = FractalNzSize(args);  // of one expert: elements, or bytes of int4
   int64_t wanted = 0, came = Count(args.storage);
-  const bool overflow = __builtin_mul_overflow(e, size, &wanted) || came < 0 ||
+  const bool overflow = __builtin_mul_overflow(e, size, &wanted) ||
                         (int4 && __builtin_mul_overflow(came, int64_t{Bytes(args.storage.dtype)}, &came));
   if (overflow || came != wanted || e < 1) {
     QGMM_REFUSE(operation, "data must hold e * ", size, int4 ? " bytes of int4" : " elements", " for e [", args.k,

@@ -20,7 +20,11 @@ void CheckPlane(const Call& call, const WeightArgument& weight) {
   if ((weight.paired || weight.int4()) && call.k > kMaxIntegerK) {
     QGMM_REFUSE(call.operation, "k must be at most ", kMaxIntegerK, " (int32 sums); got ", call.k);
   }
-  if (call.k > kMaxSide || call.n > kMaxSide || call.k > kMaxPlane / (call.n + kPairColumns)) {
+  if (call.k > kMaxSide || call.n > kMaxSide) {
+    QGMM_REFUSE(call.operation, "k and n must be at most ", kMaxSide, " to be packed; got k ", call.k, " and n ",
+                call.n);
+  }
+  if (call.k > kMaxPlane / (call.n + kPairColumns)) {
     QGMM_REFUSE(call.operation, "k * (n + 32) must be at most ", kMaxPlane, " to be packed; got k ", call.k,
                 " and n ", call.n);
   }

@@ -84,6 +84,11 @@ TEST(CheckArguments, InnerSize) {
               c.w = Expanded(kI8, {8, kHuge, 128});
             }),
             "accepted") << "operator B has no upper limit";
+  EXPECT_EQ(A([](C& c) {
+              c.x = Expanded(kI8, {32, 1});
+              c.w = Expanded(kI8, {8, 1, 4096});
+            }),
+            "accepted");
 }
 
 TEST(CheckArguments, XScale) {

@@ -86,6 +86,47 @@ TEST(CheckFractalNz, Sizes) {
   EXPECT_EQ(RefusalOf([] { CheckFractalNzSizes(FractalNzArgs()); }), "[FractalNzSize] k must be at least 1; got 0");
 }
 
+TEST(CheckFractalNz, SizesAtTheLimits) {
+  const auto sizes = [](int64_t k, int64_t n, int64_t c0) {
+    F args;
+    args.k = k;
+    args.n = n;
+    args.c0 = c0;
+    return RefusalOf([&] { CheckFractalNzSizes(args); });
+  };
+  constexpr int64_t kSide = (int64_t{1} << 40) - 1;
+  EXPECT_EQ(sizes(1, 1, 65535), "accepted");
+  EXPECT_EQ(sizes(kSide, 1, 0), "accepted");
+  EXPECT_EQ(sizes(1, kSide, 65535), "accepted");
+  EXPECT_EQ(sizes((int64_t{1} << 28) - 1, int64_t{1} << 28, 65535), "accepted");
+  EXPECT_NE(sizes(kSide + 1, 1, 0), "accepted");
+  EXPECT_NE(sizes(1, 1, 65536), "accepted");
+  F largest;
+  largest.k = kSide;
+  largest.n = 65535;
+  largest.c0 = 65535;
+  EXPECT_EQ(FractalNzSize(largest), (int64_t{1} << 40) * 65535);
+}
+
+TEST(CheckFractalNz, StagesInOrder) {
+  EXPECT_EQ(Refused([](F& f) {
+              f.storage.rank = 9;
+              f.plain.dtype = kF16;
+            }),
+            From("weight must be int8; got float16"));
+  EXPECT_EQ(Refused([](F& f) {
+              f.plain = Untouchable(kI8, {20});
+              f.storage.dtype = kF16;
+            }),
+            From("data must be int8; got float16"));
+  EXPECT_EQ(Refused([](F& f) {
+              f.plain = Untouchable(kI8, {20});
+              f.storage = On(f.storage, DeviceType::kCuda);
+            }),
+            From("weight must be [e, k, n] or [k, n]; got [20]"));
+  EXPECT_EQ(Refused([](F& f) { f.storage = Untouchable(kI8, {3, 2, 1, 2, 1, 16, 16, 2}); }), "accepted") << "rank 8";
+}
+
 TEST(CheckFractalNz, Tensors) {
   EXPECT_EQ(Refused([](F& f) { f.storage = TensorView(); }), From("data must be a tensor; got None"));
   EXPECT_EQ(Refused([](F& f) { f.plain = TensorView(); }, true), "[to_fractal_nz] weight must be a tensor; got None");
@@ -116,6 +157,10 @@ TEST(CheckFractalNz, Shapes) {
             From("data must have at most 8 dimensions; got [3, 2, 2, 16, 32, 0, 0, 0, ...]"));
   EXPECT_EQ(Refused([](F& f) { f.plain = Untouchable(kI8, {3, 40, 20}); }),
             From("weight must be [e, 20, 40]; got [3, 40, 20]"));
+  EXPECT_EQ(Refused([](F& f) { f.plain = Untouchable(kI8, {3, 21, 40}); }),
+            From("weight must be [e, 20, 40]; got [3, 21, 40]"));
+  EXPECT_EQ(Refused([](F& f) { f.plain = Untouchable(kI8, {3, 20, 41}); }),
+            From("weight must be [e, 20, 40]; got [3, 20, 41]"));
   const std::string rule = "data must hold e * 2048 elements for e [20, 40] weights; got ";
   EXPECT_EQ(Refused([](F& f) { f.storage = Untouchable(kI8, {2, 2, 2, 16, 32}); }),
             From(rule + "int8 [2, 2, 2, 16, 32] for e 3"));

@@ -104,6 +104,21 @@ TEST(CheckScales, SlicesInTheProblem) {
   EXPECT_EQ(p.epilogue.scale.column_stride, 1);
 }
 
+TEST(CheckScales, SlicesOfAListInTheProblem) {
+  Views scale(8, View(Forbidden(), kF32, {56, 4096}));
+  scale[5].strides[0] = 1;
+  scale[5].strides[1] = -56;
+  C call;
+  call.weight = List(kMatrices);
+  call.weight_scale = List(scale);
+  call.dequant_mode = 1;
+  const Problem p = Checked(static_cast<const SwigluQuantArgs&>(call));
+  EXPECT_EQ(p.epilogue.scale.Of(0).slice_stride, 4096);
+  EXPECT_EQ(p.epilogue.scale.Of(0).column_stride, 1);
+  EXPECT_EQ(p.epilogue.scale.Of(5).slice_stride, 1);
+  EXPECT_EQ(p.epilogue.scale.Of(5).column_stride, -56);
+}
+
 TEST(CheckScales, Lists) {
   const TensorView row = Expanded(kF32, {4096});
   EXPECT_EQ(WithLists(Views(8, row)), "accepted");
@@ -195,6 +210,9 @@ TEST(CheckScales, IntBiasWithSlices) {
   EXPECT_EQ(A([&](C& c) { sliced(c, 56); }), sentence);
   EXPECT_EQ(G([&](E& c) { sliced(c, 56); }), sentence);
   EXPECT_EQ(A([&](C& c) { sliced(c, 1); }), "accepted") << "one slice is per channel";
+  EXPECT_EQ(A([&](C& c) { sliced(c, 56); c.x_scale.rank = 2; }),
+            "x_scale must be float32 [32] (m); got float32 [32, 0]") << "ranks come before shapes";
+  EXPECT_EQ(A([&](C& c) { sliced(c, 56); c.x.data = nullptr; }), sentence) << "shapes come before memory";
   EXPECT_EQ(G([&](E& c) { sliced(c, 56); c.bias.dtype = kF16; }), "accepted") << "a float bias is added after scaling";
 }
 

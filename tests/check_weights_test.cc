@@ -169,6 +169,31 @@ TEST(CheckWeights, Int4Width) {
               c.y = Untouchable(kI32, {32, 4096});
             }),
             "n must be at most 9223372036854775807; got 8 * 1152921504606846976");
+  EXPECT_EQ(A([](C& c) {
+              c.w = Expanded(kI32, {8, 7168, 1});
+              c.ws = Expanded(kF32, {8, 1});
+            }),
+            "n must be a multiple of 8 for packed int4; got 1");
+}
+
+TEST(CheckWeights, WidestInt4) {
+  constexpr int64_t kWidest = kHuge / 8 * 8;
+  const auto widest = [](C& c) {
+    c.w = Expanded(kI32, {8, 7168, kHuge / 8});
+    c.ws = Expanded(kF32, {8, kWidest});
+  };
+  const std::string rule = "y must be int8 [32, 4611686018427387900] (m, n/2); got ";
+  EXPECT_EQ(A(widest), rule + "int8 [32, 2048]");
+  EXPECT_EQ(A([&](C& c) { widest(c); c.y.dtype = kF32; }), rule + "float32 [32, 2048]") << "known before its shape is";
+}
+
+TEST(CheckWeights, OneColumn) {
+  const auto one = [](E& c) {
+    c.w = Expanded(kI8, {8, 7168, 1});
+    c.ws = Expanded(kF32, {8, 1});
+    c.y = Untouchable(kBF16, {32, 1});
+  };
+  EXPECT_EQ(G(one), "accepted");
 }
 
 TEST(CheckWeights, HugeSizesDoNotOverflow) {
@@ -257,6 +282,18 @@ TEST(CheckWeights, PackedHeader) {
                        c.y = Untouchable(kI8, {32, 16});
                      }),
             "weight must be [2, 4, 16] (its header); got [2, 4, 32]");
+  EXPECT_EQ(OnPacked(paired,
+                     [](C& c, Packed&) {
+                       c.packed.e = 3;
+                       c.ws = Expanded(kF32, {3, 16});
+                     }),
+            "weight must be [2, 4, 16] (its header); got [3, 4, 16]");
+  EXPECT_EQ(OnPacked(paired,
+                     [](C& c, Packed&) {
+                       c.packed.k = 5;
+                       c.x = Expanded(kI8, {32, 5});
+                     }),
+            "weight must be [2, 4, 16] (its header); got [2, 5, 16]");
   EXPECT_EQ(OnPacked(paired, [](C& c, Packed&) { c.packed.bytes = 12; }),
             "weight must be at least 64 bytes long; got 12");
   EXPECT_EQ(OnPacked(paired, [](C& c, Packed&) { c.packed.e = -3; }), "e must be at least 1; got -3");
@@ -300,15 +337,21 @@ TEST(CheckPack, Sizes) {
   EXPECT_EQ(PackRefusal(Expanded(kI32, {8, 131072, 16})),
             "[pack_weight] k must be at most 131071 (int32 sums); got 131072");
   EXPECT_EQ(PackRefusal(Expanded(kI8, {8, 131072, 16})), "accepted") << "operator B has no upper limit";
+  EXPECT_EQ(PackRefusal(Expanded(kI8, {8, 1, 16})), "accepted");
+  EXPECT_EQ(PackRefusal(Expanded(kI32, {8, 131071, 16})), "accepted");
   EXPECT_EQ(PackRefusal(Expanded(kI8, {8, 16, kHuge})),
-            "[pack_weight] k * (n + 32) must be at most 1125899906842624 to be packed; got k 16 and n "
-            "9223372036854775807");
+            "[pack_weight] k and n must be at most 1099511627776 to be packed; got k 16 and n 9223372036854775807");
+  EXPECT_EQ(PackRefusal(Expanded(kI8, {8, (int64_t{1} << 40) + 1, 1})),
+            "[pack_weight] k and n must be at most 1099511627776 to be packed; got k 1099511627777 and n 1");
+  EXPECT_EQ(PackRefusal(Expanded(kI8, {8, 1024, int64_t{1} << 40})),
+            "[pack_weight] k * (n + 32) must be at most 1125899906842624 to be packed; got k 1024 and n "
+            "1099511627776");
   EXPECT_EQ(PackRefusal(Expanded(kI8, {0, 16, 16})), "[pack_weight] e must be at least 1; got 0");
 }
 
 /// Whatever passes has a size that fits int64, and a header that ReadHeader takes.
 TEST(CheckPack, LargestSizesFitTheHeader) {
-  for (const auto& [k, n] : {std::pair<int64_t, int64_t>{int64_t{1} << 40, 992}, {1024, (int64_t{1} << 40) - 32}}) {
+  for (const auto& [k, n] : {std::pair<int64_t, int64_t>{int64_t{1} << 40, 992}, {1024, (int64_t{1} << 40) - 32}, {1023, int64_t{1} << 40}}) {
     ASSERT_EQ(PackRefusal(Expanded(kI8, {1024, k, n})), "accepted");
     PackedHeader header = MakeHeader(Layout::kCpuInt8, 1024, k, n);
     PackedWeight weight;
