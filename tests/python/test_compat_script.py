@@ -40,7 +40,7 @@ def test_a_script_sees_itself_as_main(tmp_path):
         class Own:
             pass
         assert __name__ == "__main__" and sys.modules["__main__"].Own is Own and __spec__ is None
-        print(sys.argv, __file__, sys.path[0], sibling.word, __package__, __cached__, __doc__, __builtins__)
+        print(sys.argv, __file__, sys.path[0], sibling.word, __package__, __doc__, __builtins__)
         print(type(pickle.loads(pickle.dumps(Own()))), inspect.getsource(Own), sys.stdin.read())
         warnings.warn("seen in __main__", DeprecationWarning)
         sys.exit(5)

@@ -36,7 +36,8 @@ def become(script, arguments):
     main.__file__ = os.path.join(os.getcwd(), script)
     main.__loader__ = importlib.machinery.SourceFileLoader("__main__", main.__file__)
     main.__builtins__ = builtins
-    main.__cached__ = None
+    if hasattr(sys.modules["__main__"], "__cached__"):  # Python is about to drop it
+        main.__cached__ = None
     sys.modules["__main__"] = main
     sys.argv[:] = [script, *arguments]
     if not getattr(sys.flags, "safe_path", False):  # with -P or -I there is no entry for the script, and none for us
