@@ -33,13 +33,6 @@ from .vendor import (  # noqa: E402
     npu_weight_quant_gmm,
     npu_weight_quant_gmm_v2,
 )
-from .vendor import (  # noqa: E402
-    npu_format_cast,
-    npu_grouped_matmul_swiglu_quant,
-    npu_grouped_matmul_swiglu_quant_v2,
-    npu_weight_quant_gmm,
-    npu_weight_quant_gmm_v2,
-)
 from .weights import from_fractal_nz, pack_weight, to_fractal_nz  # noqa: E402
 
 __all__ = [
@@ -52,11 +45,6 @@ __all__ = [
     "grouped_matmul_swiglu_quant",
     "last_run",
     "machine",
-    "npu_format_cast",
-    "npu_grouped_matmul_swiglu_quant",
-    "npu_grouped_matmul_swiglu_quant_v2",
-    "npu_weight_quant_gmm",
-    "npu_weight_quant_gmm_v2",
     "npu_format_cast",
     "npu_grouped_matmul_swiglu_quant",
     "npu_grouped_matmul_swiglu_quant_v2",

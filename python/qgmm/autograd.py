@@ -20,7 +20,7 @@ def _tensors(inputs):
 
 
 def _setup(ctx, inputs, keyword_only_inputs, output):
-    needed = [tensor for tensor, needs in zip(_tensors(inputs), ctx.needs_input_grad) if needs]
+    needed = [tensor for tensor, needs in zip(_tensors(inputs), ctx.needs_input_grad, strict=False) if needs]
     ctx.save_for_backward(*needed)  # for their shapes
 
 

@@ -58,7 +58,7 @@ def _bits_equal(call: Callable[[], object]) -> str:
     ours = call()
     with reference():
         wanted = call()
-    for got, expected in zip(_as_tuple(ours), _as_tuple(wanted)):
+    for got, expected in zip(_as_tuple(ours), _as_tuple(wanted), strict=True):
         different = int((got.view(torch.uint8) != expected.view(torch.uint8)).sum())
         if different:
             return f"{different} bytes differ from the reference"

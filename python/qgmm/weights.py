@@ -46,7 +46,8 @@ def _content(name: str, dtype) -> int:
         return _INT4
     if isinstance(dtype, torch.dtype) and dtype in _NUMBERS:
         return _NUMBERS[dtype]
-    arguments.refuse(name, f'dtype must be a torch dtype of 1, 2 or 4 bytes or "int4"; got {arguments.spell(dtype)}')
+    came = arguments.spell(dtype)
+    return arguments.refuse(name, f'dtype must be a torch dtype of 1, 2 or 4 bytes or "int4"; got {came}')
 
 
 _NUMBERS = {

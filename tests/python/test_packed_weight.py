@@ -13,8 +13,8 @@ import qgmm
 
 
 def packed_forms(rng):
-    return [qgmm.pack_weight(weight, swiglu=swiglu) for weight in (cases.int8(rng, 2, 24, 16), cases.int4(rng, 2, 24, 16))
-            for swiglu in (False, True)]
+    weights = cases.int8(rng, 2, 24, 16), cases.int4(rng, 2, 24, 16)
+    return [qgmm.pack_weight(weight, swiglu=swiglu) for weight in weights for swiglu in (False, True)]
 
 
 def assert_same_packed(got, wanted):
@@ -76,8 +76,8 @@ def test_packed_bytes_at_an_odd_address(rng):
 @pytest.mark.parametrize("spoil", [
     lambda data: data[:-1], lambda data: data[:63], lambda data: data[:0], lambda data: data.to(torch.int8),
     lambda data: data.repeat_interleave(2)[::2], lambda data: data.reshape(1, -1), lambda data: data.to("meta"),
-    lambda data: torch.cat([data[:1] ^ 255, data[1:]]), lambda data: torch.cat([data[:16], data[16:24] ^ 255, data[24:]]),
-    lambda data: None,
+    lambda data: torch.cat([data[:1] ^ 255, data[1:]]),
+    lambda data: torch.cat([data[:16], data[16:24] ^ 255, data[24:]]), lambda data: None,
 ], ids=["a byte short", "half a header", "empty", "int8", "strided", "two dimensions", "meta", "magic", "e", "None"])
 def test_bytes_that_are_no_packed_weight(rng, spoil):
     data = qgmm.pack_weight(cases.int8(rng, 2, 24, 16)).data

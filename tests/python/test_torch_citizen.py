@@ -40,9 +40,10 @@ def test_backward_of_weight_quant_is_refused_yet(rng):
 def test_an_activation_is_refused_while_x_requires_grad(rng):
     (x, weight, scale), options = cases.weight_quant(rng)
     x.requires_grad_()
-    with pytest.raises(ValueError, match=r"^\[weight_quant_grouped_matmul\] act_type must be 0 when x requires grad; got 5$"):
+    rule = "act_type must be 0 when x requires grad"
+    with pytest.raises(ValueError, match=rf"^\[weight_quant_grouped_matmul\] {rule}; got 5$"):
         qgmm.weight_quant_grouped_matmul(x, weight, scale, **options, act_type=5)
-    with pytest.raises(ValueError, match=r"^\[npu_weight_quant_gmm\] act_type must be 0 when x requires grad; got 1$"):
+    with pytest.raises(ValueError, match=rf"^\[npu_weight_quant_gmm\] {rule}; got 1$"):
         qgmm.npu_weight_quant_gmm(x, weight, scale, group_list=options["group_list"], act_type=1)
     with torch.no_grad():
         qgmm.weight_quant_grouped_matmul(x, weight, scale, **options, act_type=5)
@@ -63,7 +64,8 @@ def test_autocast_gives_everything_the_contexts_dtype(rng, dtype):
     cast = {name: value.to(dtype) if value.is_floating_point() else value for name, value in options.items()}
     wanted = qgmm.weight_quant_grouped_matmul(x.to(dtype), weight, scale.to(dtype), **cast, act_type=1)
     with torch.autocast("cpu", dtype=dtype):
-        agree.assert_same_bits(qgmm.weight_quant_grouped_matmul(x, weight, scale, **options, act_type=1), wanted, "autocast")
+        got = qgmm.weight_quant_grouped_matmul(x, weight, scale, **options, act_type=1)
+        agree.assert_same_bits(got, wanted, "autocast")
         args = cases.swiglu(rng)
         y, y_scale = qgmm.grouped_matmul_swiglu_quant(*args)
     agree.assert_same_bits((y, y_scale), qgmm.grouped_matmul_swiglu_quant(*args), "operator A under autocast")
@@ -72,8 +74,10 @@ def test_autocast_gives_everything_the_contexts_dtype(rng, dtype):
 def test_flop_formulas(rng):
     a, (b, b_options), (g, g_options) = cases.swiglu(rng), cases.weight_quant(rng), cases.grouped(rng)
     packed = qgmm.pack_weight(a[1], swiglu=True)
-    for call in (lambda: qgmm.grouped_matmul_swiglu_quant(*a), lambda: qgmm.grouped_matmul_swiglu_quant(a[0], packed, *a[2:]),
-                 lambda: qgmm.weight_quant_grouped_matmul(*b, **b_options), lambda: qgmm.grouped_matmul(*g, **g_options)):
+    for call in (lambda: qgmm.grouped_matmul_swiglu_quant(*a),
+                 lambda: qgmm.grouped_matmul_swiglu_quant(a[0], packed, *a[2:]),
+                 lambda: qgmm.weight_quant_grouped_matmul(*b, **b_options),
+                 lambda: qgmm.grouped_matmul(*g, **g_options)):
         with FlopCounterMode(display=False) as counter:
             call()
         assert counter.get_total_flops() == 2 * 5 * 24 * 16
