@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """How an answer is judged: bit for bit against the reference and the written order, by tolerance against float64."""
+
 import numpy as np
 import torch
 
 import golden
+import golden_formats
 import ieee
 import qgmm
 
@@ -22,8 +24,9 @@ def tensors_of(result):
 
 def assert_same_bits(one, other, what):
     for place, (a, b) in enumerate(zip(tensors_of(one), tensors_of(other), strict=True)):
-        assert a.dtype == b.dtype and a.shape == b.shape, f"{what}, result {place}: {a.dtype} {tuple(a.shape)} " \
-            f"against {b.dtype} {tuple(b.shape)}"
+        assert a.dtype == b.dtype and a.shape == b.shape, (
+            f"{what}, result {place}: {a.dtype} {tuple(a.shape)} against {b.dtype} {tuple(b.shape)}"
+        )
         assert_equal_patterns(bits(a), bits(b), f"{what}, result {place}")
 
 
@@ -32,8 +35,9 @@ def assert_equal_patterns(got, want, what):
     if not np.array_equal(got, want):
         where = np.argwhere(got != want)
         first = tuple(int(i) for i in where[0])
-        raise AssertionError(f"{what}: {len(where)} of {got.size} differ; first at {first}: "
-                             f"{got[first]:#x} against {want[first]:#x}")
+        raise AssertionError(
+            f"{what}: {len(where)} of {got.size} differ; first at {first}: {got[first]:#x} against {want[first]:#x}"
+        )
 
 
 def reference(op, *args, **options):
@@ -126,8 +130,10 @@ def within_8_2(y, y64, error):
         close = np.abs(got - y64) <= room
     overflow = np.isinf(got) & (np.sign(got) == np.sign(y64)) & (np.abs(y64) + room > largest)
     good = close | overflow
-    assert good.all(), f"{(~good).sum()} of {good.size} outside the bound; worst " \
+    assert good.all(), (
+        f"{(~good).sum()} of {good.size} outside the bound; worst "
         f"{np.nanmax(np.where(good, 0, np.abs(got - y64) / room)):.3g} of it"
+    )
 
 
 def check_dynamic(x, tolerance=True, **options):
@@ -135,7 +141,7 @@ def check_dynamic(x, tolerance=True, **options):
     y, scale = both(qgmm.dynamic_quant, x, **options)
     codes, want = golden.dynamic_quant(x, arithmetic=golden.Written, **options)
     packed = options.get("dst_type") in (torch.quint4x2, 16)
-    pattern = golden.pack_int4(codes).view(np.uint32) if packed else codes.view(np.uint8)
+    pattern = golden_formats.pack_int4(codes).view(np.uint32) if packed else codes.view(np.uint8)
     assert_equal_patterns(bits(y), pattern, "y against the written order")
     assert_equal_patterns(bits(scale), want.view(np.uint32), "scale against the written order")
     if tolerance and not packed:
@@ -147,8 +153,10 @@ def check_dynamic(x, tolerance=True, **options):
 
 def same(one, other):
     """True where every bit of the results agrees (NaN included)."""
-    return all(a.dtype == b.dtype and np.array_equal(bits(a), bits(b))
-               for a, b in zip(tensors_of(one), tensors_of(other), strict=True))
+    return all(
+        a.dtype == b.dtype and np.array_equal(bits(a), bits(b))
+        for a, b in zip(tensors_of(one), tensors_of(other), strict=True)
+    )
 
 
 def float_of(pattern):

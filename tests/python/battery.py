@@ -3,6 +3,7 @@
 
 `python battery.py` prints one JSON object: digests by name, and what `last_run` said after each call.
 """
+
 import hashlib
 import json
 import sys
@@ -22,16 +23,24 @@ def calls():
             for m, k, n in ((1, 33, 48), (70, 96, 80), (9, 300, 272)):
                 mode = int(slices > 0)
                 args = cases.swiglu(rng, e=3, m=m, k=k, n=n, slices=slices, bits=bits)
-                options = dict(dequant_mode=mode, smooth_scale=cases.uniform(rng, 3, n // 2), swiglu_limit=4.0,
-                               weight_assist_matrix=cases.uniform(rng, 3, n))
+                options = dict(
+                    dequant_mode=mode,
+                    smooth_scale=cases.uniform(rng, 3, n // 2),
+                    swiglu_limit=4.0,
+                    weight_assist_matrix=cases.uniform(rng, 3, n),
+                )
                 shape = f"int{bits} slices {slices} {m}x{k}x{n}"
                 yield f"A {shape}", qgmm.grouped_matmul_swiglu_quant, args, dict(dequant_mode=mode)
                 yield f"A {shape} options", qgmm.grouped_matmul_swiglu_quant, args, options
                 packed = qgmm.pack_weight(args[1], swiglu=True)
                 yield f"A {shape} packed", qgmm.grouped_matmul_swiglu_quant, (args[0], packed, *args[2:]), options
                 for act_type in (0, 2, 5):
-                    yield (f"G {shape} act {act_type}", qgmm.grouped_matmul, (*args[:3], args[4]),
-                           dict(x_scale=args[3], dequant_mode=mode, act_type=act_type, out_dtype=torch.float32))
+                    yield (
+                        f"G {shape} act {act_type}",
+                        qgmm.grouped_matmul,
+                        (*args[:3], args[4]),
+                        dict(x_scale=args[3], dequant_mode=mode, act_type=act_type, out_dtype=torch.float32),
+                    )
     for kind in (2, 3):
         args = cases.swiglu(rng, e=2, m=11, k=65, n=66)
         yield f"A fp8 {kind}", qgmm.grouped_matmul_swiglu_quant, args, dict(quant_dtype=kind)
@@ -39,8 +48,12 @@ def calls():
         for m, k, n in ((1, 129, 40), (70, 64, 33), (9, 1000, 130)):
             args, options = cases.weight_quant(rng, e=3, m=m, k=k, n=n, dtype=dtype)
             for act_type in (0, 4):
-                yield f"B {dtype} {m}x{k}x{n} act {act_type}", qgmm.weight_quant_grouped_matmul, args, \
-                    dict(options, act_type=act_type)
+                yield (
+                    f"B {dtype} {m}x{k}x{n} act {act_type}",
+                    qgmm.weight_quant_grouped_matmul,
+                    args,
+                    dict(options, act_type=act_type),
+                )
             packed = qgmm.pack_weight(args[1])
             yield f"B {dtype} {m}x{k}x{n} packed", qgmm.weight_quant_grouped_matmul, (args[0], packed, args[2]), options
         x = cases.uniform(rng, 33, 72, dtype=dtype)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Argument sets, as small as a situation allows: tensors in the shapes an operator wants, from a seeded generator."""
+
 import numpy as np
 import torch
 
-import golden
+import golden_formats
 
 
 def int8(rng, *shape):
@@ -66,4 +67,4 @@ def weight_quant(rng, e=2, m=5, k=24, n=16, dtype=torch.float16, offset=True, bi
 
 def as_values(weight):
     """int8 [e, k, n] of a plain weight tensor."""
-    return golden.unpack_int4(weight.numpy()) if weight.dtype == torch.int32 else weight.numpy()
+    return golden_formats.unpack_int4(weight.numpy()) if weight.dtype == torch.int32 else weight.numpy()

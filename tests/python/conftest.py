@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seeds that are printed on failure, poisoned allocations, torch's threads, and the closing list of what did not run."""
+"""Seeds printed on failure, poisoned allocations, torch's threads, and the closing list of what did not run."""
+
 import os
 import zlib
 

@@ -5,12 +5,14 @@ Every function takes the arguments of the operator it judges (torch tensors, lis
 `Real` is float64 and stands for the formula itself, `Written` is fp32 with one rounding for each written operation and
 stands for the promised bits. Integer sums come from float64 products, exact below 2^53.
 """
+
 import math
 
 import numpy as np
 import torch
 
 import ieee
+from golden_formats import unpack_int4
 
 
 class Real:
@@ -44,22 +46,6 @@ def decode(tensor):
     if tensor.dtype in (torch.int64, torch.uint64):
         return tensor.contiguous().numpy().view(np.uint64).astype(np.uint32).view(np.float32)
     return tensor.detach().to(torch.float32).contiguous().numpy()
-
-
-def unpack_int4(words):
-    """int32 [.., n/8] -> int8 [.., n], two's complement nibbles, low one first."""
-    words = np.ascontiguousarray(words).view(np.uint32)
-    nibbles = (words[..., None] >> (4 * np.arange(8, dtype=np.uint32))) & 15
-    signed = ((nibbles.astype(np.int16) ^ 8) - 8).astype(np.int8)
-    return signed.reshape(*words.shape[:-1], words.shape[-1] * 8)
-
-
-def pack_int4(values):
-    """int8 [.., n] in [-8, 7] -> int32 [.., n/8]."""
-    shape = np.shape(values)
-    values = np.asarray(values, dtype=np.int64).reshape(*shape[:-1], shape[-1] // 8, 8)
-    words = ((values & 15) << (4 * np.arange(8))).sum(-1)
-    return words.astype(np.uint32).view(np.int32)
 
 
 class Weight:
@@ -164,13 +150,37 @@ def quantize_rows(v, kind, arithmetic):
     return codes, scale
 
 
-QUANT = {0: "int8", 1: "int8", None: "int8", torch.int8: "int8", 2: "e5m2", 23: "e5m2", torch.float8_e5m2: "e5m2",
-         3: "e4m3", 24: "e4m3", torch.float8_e4m3fn: "e4m3"}
+QUANT = {
+    0: "int8",
+    1: "int8",
+    None: "int8",
+    torch.int8: "int8",
+    2: "e5m2",
+    23: "e5m2",
+    torch.float8_e5m2: "e5m2",
+    3: "e4m3",
+    24: "e4m3",
+    torch.float8_e4m3fn: "e4m3",
+}
 
 
-def swiglu_values(x, weight, weight_scale, x_scale, group_list, *, smooth_scale=None, weight_assist_matrix=None,
-                  bias=None, group_list_type=0, swiglu_limit=0.0, arithmetic, dequant_mode=0, quant_dtype=None,
-                  tuning_config=None):
+def swiglu_values(
+    x,
+    weight,
+    weight_scale,
+    x_scale,
+    group_list,
+    *,
+    smooth_scale=None,
+    weight_assist_matrix=None,
+    bias=None,
+    group_list_type=0,
+    swiglu_limit=0.0,
+    arithmetic,
+    dequant_mode=0,
+    quant_dtype=None,
+    tuning_config=None,
+):
     """s of operator A for all rows; rows in no group are 0."""
     del dequant_mode, quant_dtype, tuning_config
     w, rows, row_scale = Weight(weight), x.contiguous().numpy(), decode(x_scale)
@@ -186,9 +196,14 @@ def swiglu_values(x, weight, weight_scale, x_scale, group_list, *, smooth_scale=
         if begin == end:
             continue
         with np.errstate(all="ignore"):
-            t = dequantised(rows[begin:end], w.expert(expert), scale[expert],
-                            None if bias is None else bias[expert].contiguous().numpy(),
-                            None if assist is None else assist[expert], arithmetic)
+            t = dequantised(
+                rows[begin:end],
+                w.expert(expert),
+                scale[expert],
+                None if bias is None else bias[expert].contiguous().numpy(),
+                None if assist is None else assist[expert],
+                arithmetic,
+            )
             c = arithmetic.mul(t, f(row_scale[begin:end, None]))
             gate, up = c[:, :h], c[:, h:]
             if swiglu_limit > 0 and np.isfinite(limit):
@@ -211,8 +226,21 @@ def grouped_matmul_swiglu_quant(*args, arithmetic, quant_dtype=None, **options):
     return quantize_rows(s, QUANT[quant_dtype], arithmetic)
 
 
-def grouped_matmul(x, weight, weight_scale, group_list, *, x_scale=None, bias=None, weight_assist_matrix=None,
-                   dequant_mode=0, group_list_type=0, act_type=0, out_dtype=torch.bfloat16, arithmetic):
+def grouped_matmul(
+    x,
+    weight,
+    weight_scale,
+    group_list,
+    *,
+    x_scale=None,
+    bias=None,
+    weight_assist_matrix=None,
+    dequant_mode=0,
+    group_list_type=0,
+    act_type=0,
+    out_dtype=torch.bfloat16,
+    arithmetic,
+):
     """The down projection before narrowing: [m, n] in the arithmetic's type (int64 for int32 output)."""
     del dequant_mode
     w, rows = Weight(weight), x.contiguous().numpy()
@@ -235,9 +263,14 @@ def grouped_matmul(x, weight, weight_scale, group_list, *, x_scale=None, bias=No
         if begin == end:
             continue
         with np.errstate(all="ignore"):
-            z = dequantised(rows[begin:end], w.expert(expert), scale[expert],
-                            None if int_bias is None else int_bias[expert],
-                            None if assist is None else assist[expert], arithmetic)
+            z = dequantised(
+                rows[begin:end],
+                w.expert(expert),
+                scale[expert],
+                None if int_bias is None else int_bias[expert],
+                None if assist is None else assist[expert],
+                arithmetic,
+            )
             if x_scale is not None:
                 z = arithmetic.mul(z, f(decode(x_scale)[begin:end, None]))
             if bias is not None and int_bias is None:
@@ -265,8 +298,20 @@ def dynamic_quant(x, *, smooth_scales=None, group_index=None, dst_type=None, ari
 
 # --- operator B ---------------------------------------------------------------------------------------------------
 
-def weight_quant_bounded(x, weight, scale, *, offset=None, bias=None, group_list=None, group_list_type=0, act_type=0,
-                         precision="default", slack=1.0):
+
+def weight_quant_bounded(
+    x,
+    weight,
+    scale,
+    *,
+    offset=None,
+    bias=None,
+    group_list=None,
+    group_list_type=0,
+    act_type=0,
+    precision="default",
+    slack=1.0,
+):
     """(y64, bound without the output's own rounding) of section 8.2, both float64 [m, n]. slack is the C there."""
     del precision
     w, rows = Weight(weight), decode(x).astype(np.float64)
@@ -291,8 +336,9 @@ def weight_quant_bounded(x, weight, scale, *, offset=None, bias=None, group_list
     return y, bound
 
 
-def weight_quant_written(x, weight, scale, *, offset=None, bias=None, group_list=None, group_list_type=0, act_type=0,
-                         precision="default"):
+def weight_quant_written(
+    x, weight, scale, *, offset=None, bias=None, group_list=None, group_list_type=0, act_type=0, precision="default"
+):
     """The strict kernel's own promise before narrowing: fp32 fma, k ascending, in one lane; the sum of x in double."""
     del precision
     w, rows = Weight(weight), decode(x)
@@ -314,8 +360,11 @@ def weight_quant_written(x, weight, scale, *, offset=None, bias=None, group_list
     return y
 
 
-FORMATS = {torch.float16: (10, -14, 65504.0), torch.bfloat16: (7, -126, float.fromhex("0x1.fep+127")),
-           torch.float32: (23, -126, float.fromhex("0x1.fffffep+127"))}
+FORMATS = {
+    torch.float16: (10, -14, 65504.0),
+    torch.bfloat16: (7, -126, float.fromhex("0x1.fep+127")),
+    torch.float32: (23, -126, float.fromhex("0x1.fffffep+127")),
+}
 
 
 def ulp(magnitude, dtype):
@@ -333,21 +382,3 @@ def narrow_bits(values, dtype):
     if dtype == torch.float32:
         return ieee.canonical(values).view(np.uint32)
     return ieee.to_half_bits(values) if dtype == torch.float16 else ieee.to_bfloat16_bits(values)
-
-
-# --- FRACTAL_NZ ---------------------------------------------------------------------------------------------------
-
-def to_nz(plain, c0, transposed=False):
-    """[e, k, n] elements -> [e, ceil(n/c0), ceil(k/16), 16, c0]; transposed [e, ceil(k/c0), ceil(n/16), 16, c0]."""
-    matrix = np.swapaxes(plain, 1, 2) if transposed else plain
-    e, rows, columns = matrix.shape
-    padded = np.zeros((e, -(-rows // 16) * 16, -(-columns // c0) * c0), matrix.dtype)
-    padded[:, :rows, :columns] = matrix
-    blocks = padded.reshape(e, padded.shape[1] // 16, 16, padded.shape[2] // c0, c0)
-    return np.ascontiguousarray(blocks.transpose(0, 3, 1, 2, 4))
-
-
-def nibbles_to_bytes(values):
-    """int8 [.., 2c] in [-8, 7] -> int8 [.., c], even element in the low nibble."""
-    values = np.asarray(values).astype(np.uint8)
-    return ((values[..., 0::2] & 15) | (values[..., 1::2] << 4)).astype(np.uint8).view(np.int8)

@@ -5,6 +5,7 @@ Independent of the library: nothing here reads its code. An fma is emulated in f
 exact: TwoSum gives the rounding error of the addition, the sum is rounded to odd, and the one rounding to fp32 that
 follows is then the rounding of the exact result (53 bits are more than 24 + 2).
 """
+
 import numpy as np
 
 NAN32 = np.uint32(0x7FC00000)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Python in a second process: environment variables may be read once, so each of their values needs one."""
+
 import json
 import os
 import subprocess
@@ -11,7 +12,10 @@ HERE = Path(__file__).parent
 
 def python(*arguments, check=True, **environment):
     """Runs `python arguments` with the tests' folder importable; a value of None removes a variable."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+    }
     for name, value in environment.items():
         env.pop(name, None)
         if value is not None:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torch.compile of the operators without a graph break or a needless recompile, and opcheck of everything registered."""
+"""torch.compile of the operators without a graph break or a needless recompile, and opcheck of all ops."""
+
 import shutil
 import sysconfig
 from pathlib import Path
@@ -102,8 +103,11 @@ def test_packed_weight_as_attribute_of_a_module(rng):
     compiled, counter = counted(module)
     want = module(args[0], args[3], args[4])
     agree.assert_same_bits(compiled(args[0], args[3], args[4]), want, "compiled module")
-    agree.assert_same_bits(compiled(args[0], args[3], torch.tensor([6, 6, 6])), module(args[0], args[3], torch.tensor([6, 6, 6])),
-                           "compiled module with another list")
+    agree.assert_same_bits(
+        compiled(args[0], args[3], torch.tensor([6, 6, 6])),
+        module(args[0], args[3], torch.tensor([6, 6, 6])),
+        "compiled module with another list",
+    )
     assert counter.frame_count == 1
 
 
@@ -125,8 +129,11 @@ def test_vendor_names(rng):
         return qgmm.npu_grouped_matmul_swiglu_quant_v2(x, weight, scale, x_scale, group_list, quant_dtype=2)
 
     compiled, counter = counted(vendor)
-    agree.assert_same_bits(compiled(args[0], [args[1]], [args[2]], *args[3:]),
-                           qgmm.grouped_matmul_swiglu_quant(*args, quant_dtype=torch.float8_e5m2), "vendor name")
+    agree.assert_same_bits(
+        compiled(args[0], [args[1]], [args[2]], *args[3:]),
+        qgmm.grouped_matmul_swiglu_quant(*args, quant_dtype=torch.float8_e5m2),
+        "vendor name",
+    )
     assert counter.frame_count == 1
 
 
@@ -135,8 +142,17 @@ def test_every_option_and_dynamic_quant(rng):
 
     def layer(tokens, gate_up, scale, group_list):
         x, x_scale = qgmm.dynamic_quant(tokens)
-        y, y_scale = qgmm.grouped_matmul_swiglu_quant(x, gate_up, scale, x_scale, group_list, smooth_scale=smooth,
-                                                      weight_assist_matrix=assist, group_list_type=1, tuning_config=[4])
+        y, y_scale = qgmm.grouped_matmul_swiglu_quant(
+            x,
+            gate_up,
+            scale,
+            x_scale,
+            group_list,
+            smooth_scale=smooth,
+            weight_assist_matrix=assist,
+            group_list_type=1,
+            tuning_config=[4],
+        )
         return qgmm.grouped_matmul(y, gate_up[:, :8], scale, group_list, x_scale=y_scale, group_list_type=1)
 
     tokens = cases.uniform(rng, 6, 24, dtype=torch.bfloat16)
@@ -193,7 +209,9 @@ def test_export_keeps_the_operator(rng):
 
 def test_meta_tensors_give_shapes(rng):
     x, weight, scale, x_scale, group_list = (t.to("meta") for t in cases.swiglu(rng))
-    y, y_scale = qgmm.grouped_matmul_swiglu_quant(x, weight, scale, x_scale, group_list, quant_dtype=torch.float8_e4m3fn)
+    y, y_scale = qgmm.grouped_matmul_swiglu_quant(
+        x, weight, scale, x_scale, group_list, quant_dtype=torch.float8_e4m3fn
+    )
     assert (y.shape, y.dtype, y_scale.shape, y.device.type) == ((5, 8), torch.float8_e4m3fn, (5,), "meta")
     y = qgmm.grouped_matmul(x, weight, scale, group_list, out_dtype=torch.float16)
     assert (y.shape, y.dtype) == ((5, 16), torch.float16)
@@ -223,8 +241,15 @@ def opchecked():
     with Recorder():
         qgmm.grouped_matmul_swiglu_quant(*a8)
         qgmm.grouped_matmul_swiglu_quant(a8[0], packed_a, *a8[2:], quant_dtype=2, tuning_config=[3])
-        qgmm.grouped_matmul_swiglu_quant(a4[0], list(a4[1]), list(a4[2]), *a4[3:], dequant_mode=1,
-                                         weight_assist_matrix=cases.uniform(rng, 2, 16), smooth_scale=cases.uniform(rng, 2))
+        qgmm.grouped_matmul_swiglu_quant(
+            a4[0],
+            list(a4[1]),
+            list(a4[2]),
+            *a4[3:],
+            dequant_mode=1,
+            weight_assist_matrix=cases.uniform(rng, 2, 16),
+            smooth_scale=cases.uniform(rng, 2),
+        )
         qgmm.weight_quant_grouped_matmul(*b, **b_options)
         qgmm.weight_quant_grouped_matmul(b[0], packed_b, b[2], **b_options, act_type=2)
         qgmm.grouped_matmul(*a8[:3], a8[4], x_scale=a8[3])
@@ -249,8 +274,11 @@ def test_opcheck(name):
 
 
 def test_opcheck_covers_every_operator_with_tensors():
-    registered = {s.name.split("::")[1] for s in torch._C._jit_get_all_schemas() if s.name.startswith("qgmm::")
-                  and any("Tensor" in str(a.type) for a in s.returns)}
+    registered = {
+        s.name.split("::")[1]
+        for s in torch._C._jit_get_all_schemas()
+        if s.name.startswith("qgmm::") and any("Tensor" in str(a.type) for a in s.returns)
+    }
     registered.remove("no_backward")  # never returns
     assert registered <= {name.split(" ")[0] for name in CALLS}
 
@@ -258,6 +286,8 @@ def test_opcheck_covers_every_operator_with_tensors():
 def test_opcheck_with_a_scale_that_requires_grad(rng):
     args = cases.swiglu(rng)
     args[2].requires_grad_()
-    torch.library.opcheck(torch.ops.qgmm.grouped_matmul_swiglu_quant.default,
-                          (args[0], [args[1]], [args[2]], args[3], args[4]),
-                          test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
+    torch.library.opcheck(
+        torch.ops.qgmm.grouped_matmul_swiglu_quant.default,
+        (args[0], [args[1]], [args[2]], args[3], args[4]),
+        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+    )

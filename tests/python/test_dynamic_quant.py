@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """dynamic_quant: dtypes, ranks, smoothing, and QuantizeRow on given rows."""
+
 import numpy as np
 import pytest
 import torch
@@ -20,7 +21,9 @@ def test_kinds(rng, dtype, dst_type):
     agree.check_dynamic(cases.uniform(rng, 9, 136, low=-7, high=7, dtype=dtype), dst_type=dst_type)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (0, 8), (3, 1), (2, 3, 17), (2, 1, 3, 40), (1, 2, 1, 2, 1, 2, 1, 9), (5, 10240), (1009, 7)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (0, 8), (3, 1), (2, 3, 17), (2, 1, 3, 40), (1, 2, 1, 2, 1, 2, 1, 9), (5, 10240), (1009, 7)]
+)
 def test_shapes(rng, shape):
     y, scale = agree.check_dynamic(cases.uniform(rng, *shape))
     assert y.shape == shape and scale.shape == shape[:-1]
@@ -44,7 +47,9 @@ def test_smooth_scales(rng, dtype, smooth_dtype):
 @pytest.mark.parametrize("ends", [[4, 4, 9, 12], [0, 12, 12, 12], [12]])
 def test_group_index(rng, index_dtype, ends):
     smooth = cases.uniform(rng, len(ends), 24, low=-2, high=2)
-    agree.check_dynamic(cases.uniform(rng, 12, 24), smooth_scales=smooth, group_index=torch.tensor(ends, dtype=index_dtype))
+    agree.check_dynamic(
+        cases.uniform(rng, 12, 24), smooth_scales=smooth, group_index=torch.tensor(ends, dtype=index_dtype)
+    )
 
 
 def test_zero_row():
@@ -83,7 +88,9 @@ def test_nan_row_inf_row_and_both(rng, dtype):
 def test_fp8_ties_saturation_subnormals_signed_zero(dtype, kind):
     table = ieee.FP8[kind]
     middles = (table[:-1] + table[1:]) / 2
-    row = torch.from_numpy(np.concatenate([[table[-1], 0.0, -0.0], table, -table, middles, -middles]).astype(np.float32))
+    row = torch.from_numpy(
+        np.concatenate([[table[-1], 0.0, -0.0], table, -table, middles, -middles]).astype(np.float32)
+    )
     y, scale = agree.check_dynamic(row[None], dst_type=dtype)
     assert scale.item() == 1
     codes, size = agree.bits(y)[0], len(table)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Environment variables and the state of the caller's floating-point unit: obeyed where promised, harmless elsewhere."""
+"""Environment variables and the caller's floating-point mode: obeyed where promised, harmless elsewhere."""
+
 import ctypes
 import json
 import platform
@@ -32,7 +33,10 @@ def test_max_isa_with_a_bad_value_gives_a_sentence():
     outputs = subprocesses.outputs_by_value("QGMM_MAX_ISA", [*BAD_ISAS, ""], CALL)
     assert '"kernels"' in outputs.pop("")  # empty counts as unset
     for value, text in outputs.items():
-        assert text.startswith("ValueError [") and f"QGMM_MAX_ISA must be scalar or avx2; got {value}" in text, (value, text)
+        assert text.startswith("ValueError [") and f"QGMM_MAX_ISA must be scalar or avx2; got {value}" in text, (
+            value,
+            text,
+        )
 
 
 def test_num_threads_with_a_bad_value_gives_a_sentence():
@@ -43,6 +47,15 @@ def test_num_threads_with_a_bad_value_gives_a_sentence():
 def test_num_threads():
     for value, text in subprocesses.outputs_by_value("QGMM_NUM_THREADS", ["1", "2", "3"], CALL).items():
         assert 1 <= json.loads(text)["workers"] <= int(value)
+
+
+def test_check_groups_environment():
+    """QGMM_CHECK_GROUPS is about CUDA, where reading the list costs a sync; on the CPU a list is always checked."""
+    code = CALL.replace("[64])", "[65])")
+    for text in subprocesses.outputs_by_value("QGMM_CHECK_GROUPS", ["0", "1", ""], code).values():
+        assert text.startswith(
+            "ValueError [grouped_matmul_swiglu_quant] group_list (cumsum) must end at or below 64 (m); got 65"
+        )
 
 
 def test_torch_threads_are_obeyed(rng):
@@ -73,11 +86,15 @@ def every_operator(rng):
     one, ones = torch.ones(3, 1, dtype=torch.int8), torch.ones(1, 1, 4000, dtype=torch.int8)
     tiny, weight = cases.uniform(rng, 5, 33) * 2.0**-135, cases.int8(rng, 1, 33, 16)
     packed, unit = qgmm.pack_weight(ordinary[1], swiglu=True), torch.ones(1, 16)
-    return [lambda: qgmm.grouped_matmul_swiglu_quant(*subnormal), lambda: qgmm.grouped_matmul_swiglu_quant(*ordinary),
-            lambda: qgmm.grouped_matmul_swiglu_quant(ordinary[0], packed, *ordinary[2:]),
-            lambda: qgmm.grouped_matmul(one, ones, z, [3], act_type=5, out_dtype=torch.float32),
-            lambda: qgmm.dynamic_quant(tiny), lambda: qgmm.weight_quant_grouped_matmul(*b_args, **b_options),
-            lambda: qgmm.weight_quant_grouped_matmul(tiny, weight, unit)]
+    return [
+        lambda: qgmm.grouped_matmul_swiglu_quant(*subnormal),
+        lambda: qgmm.grouped_matmul_swiglu_quant(*ordinary),
+        lambda: qgmm.grouped_matmul_swiglu_quant(ordinary[0], packed, *ordinary[2:]),
+        lambda: qgmm.grouped_matmul(one, ones, z, [3], act_type=5, out_dtype=torch.float32),
+        lambda: qgmm.dynamic_quant(tiny),
+        lambda: qgmm.weight_quant_grouped_matmul(*b_args, **b_options),
+        lambda: qgmm.weight_quant_grouped_matmul(tiny, weight, unit),
+    ]
 
 
 @pytest.mark.parametrize("mode", ["kernels", "reference"])
@@ -87,8 +104,12 @@ def test_caller_flush_to_zero(rng, mode, threads, denormals_flushed):
     torch.set_flush_denormal(False)
     calls = every_operator(rng)
     want = [call() for call in calls]
-    assert any(((r != 0) & (r.abs() < 2.0**-126)).any() for results in want for r in agree.tensors_of(results)
-               if r.dtype == torch.float32)
+    assert any(
+        ((r != 0) & (r.abs() < 2.0**-126)).any()
+        for results in want
+        for r in agree.tensors_of(results)
+        if r.dtype == torch.float32
+    )
     torch.set_flush_denormal(True)
     got = [call() for call in calls] if mode == "kernels" else [agree.reference(call) for call in calls]
     still_flushing = (torch.tensor([2.0**-120]) * 2.0**-20).item() == 0
@@ -98,8 +119,10 @@ def test_caller_flush_to_zero(rng, mode, threads, denormals_flushed):
     assert still_flushing, "the caller's mode must be restored"
 
 
-FE = {"x86_64": {"upward": 0x800, "downward": 0x400, "to_zero": 0xC00},
-      "aarch64": {"upward": 0x400000, "downward": 0x800000, "to_zero": 0xC00000}}.get(platform.machine(), {})
+FE = {
+    "x86_64": {"upward": 0x800, "downward": 0x400, "to_zero": 0xC00},
+    "aarch64": {"upward": 0x400000, "downward": 0x800000, "to_zero": 0xC00000},
+}.get(platform.machine(), {})
 
 
 @pytest.mark.parametrize("direction", ["upward", "downward", "to_zero"])
@@ -138,7 +161,8 @@ def test_import_loads_no_compiler():
 import sys, torch
 before = set(sys.modules)
 import qgmm
-print(sorted(m for m in set(sys.modules) - before if m in ("torch._dynamo", "torch._inductor", "scipy", "sympy", "pytest")))
+slow = {"torch._dynamo", "torch._inductor", "scipy", "sympy", "pytest"}
+print(sorted(slow & (set(sys.modules) - before)))
 """
     assert subprocesses.python("-c", code).stdout.strip() == "[]"
 
@@ -155,4 +179,8 @@ assert (dict(os.environ), torch.get_num_threads(), torch.get_default_dtype()) ==
 
 def test_battery_has_every_operator():
     assert {op.__name__ for _, op, _, _ in battery.calls()} == {
-        "grouped_matmul_swiglu_quant", "weight_quant_grouped_matmul", "grouped_matmul", "dynamic_quant"}
+        "grouped_matmul_swiglu_quant",
+        "weight_quant_grouped_matmul",
+        "grouped_matmul",
+        "dynamic_quant",
+    }

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What will run (explain), what ran (last_run, QGMM_VERBOSE), and what the machine is."""
+
 import json
 
 import pytest
@@ -22,15 +23,19 @@ def test_explain_is_data_and_runs_nothing(rng):
 
 
 def test_explain_names_what_then_runs(rng):
-    for op, args, options in ((qgmm.grouped_matmul_swiglu_quant, cases.swiglu(rng, m=20), {}),
-                              (qgmm.grouped_matmul_swiglu_quant, cases.swiglu(rng, m=20, bits=4), {}),
-                              (qgmm.weight_quant_grouped_matmul, *cases.weight_quant(rng, m=20)),
-                              (qgmm.grouped_matmul, *cases.grouped(rng, m=20))):
+    for op, args, options in (
+        (qgmm.grouped_matmul_swiglu_quant, cases.swiglu(rng, m=20), {}),
+        (qgmm.grouped_matmul_swiglu_quant, cases.swiglu(rng, m=20, bits=4), {}),
+        (qgmm.weight_quant_grouped_matmul, *cases.weight_quant(rng, m=20)),
+        (qgmm.grouped_matmul, *cases.grouped(rng, m=20)),
+    ):
         plan = qgmm.explain(op, *args, **options)
         op(*args, **options)
         run = qgmm.last_run()
         assert run["operation"] == op.__name__ == plan["operation"]
-        assert set(run["kernels"]) <= {kernel if isinstance(kernel, str) else kernel["name"] for kernel in plan["kernels"]}
+        assert set(run["kernels"]) <= {
+            kernel if isinstance(kernel, str) else kernel["name"] for kernel in plan["kernels"]
+        }
         assert run["workers"] >= 1
 
 
@@ -54,7 +59,9 @@ def test_explain_of_something_else():
 
 def test_tuning_config_changes_the_plan_and_not_the_bits(rng):
     args = cases.swiglu(rng, e=2, m=600, k=64, n=96, group_list=[300, 600])
-    plans = [qgmm.explain(qgmm.grouped_matmul_swiglu_quant, *args, tuning_config=config) for config in (None, [1], [256])]
+    plans = [
+        qgmm.explain(qgmm.grouped_matmul_swiglu_quant, *args, tuning_config=config) for config in (None, [1], [256])
+    ]
     assert any(plan != plans[0] for plan in plans[1:])
 
 
@@ -67,6 +74,7 @@ def test_last_run_of_each_operation(rng):
 
 def test_last_run_belongs_to_the_thread(rng):
     import threading
+
     qgmm.dynamic_quant(torch.ones(2, 8))
     args = cases.swiglu(rng)
     worker = threading.Thread(target=lambda: qgmm.grouped_matmul_swiglu_quant(*args))
@@ -85,7 +93,7 @@ def test_reference_says_so(rng):
 
 def test_reference_ends_after_an_error(rng):
     with pytest.raises(ZeroDivisionError), qgmm.reference():
-        1 / 0
+        raise ZeroDivisionError
     qgmm.grouped_matmul_swiglu_quant(*cases.swiglu(rng))
     assert qgmm.last_run()["kernels"] != ["reference"]
 
@@ -109,7 +117,10 @@ def test_verbose_prints_one_line_per_call():
 
 def test_print_plan():
     done = subprocesses.python("-c", CALL, QGMM_PRINT_PLAN=1)
-    assert "grouped_matmul_swiglu_quant" in done.stderr + done.stdout.split("{")[0] and "tasks" in done.stderr + done.stdout
+    assert (
+        "grouped_matmul_swiglu_quant" in done.stderr + done.stdout.split("{")[0]
+        and "tasks" in done.stderr + done.stdout
+    )
 
 
 @pytest.mark.parametrize("isa", ["scalar", "avx2"])

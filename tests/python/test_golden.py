@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The judge is judged: hand-computed cases, exact fractions, and the contract's own table of bits."""
+
 from fractions import Fraction
 
 import numpy as np
@@ -7,12 +8,19 @@ import pytest
 import torch
 
 import golden
+import golden_formats
 import ieee
 
-TABLE = [(0.5, 0x3FD3094C, 0x3E9F597F), (1.0, 0x402DF854, 0x3F3B26A8), (-1.0, 0x3EBC5AB2, 0xBE89B2B1),
-         (10.0, 0x46AC14EF, 0x411FFE24), (-10.0, 0x383E6BCE, 0xB9EE03FC), (-88.0, 0x0041EDC4, 0x83354DDC),
-         (float.fromhex("0x1.62e42ep+6"), 0x7F7FFF84, 0x42B17217),
-         (float.fromhex("-0x1.62e43p+6"), 0x00200000, 0x80000000)]
+TABLE = [
+    (0.5, 0x3FD3094C, 0x3E9F597F),
+    (1.0, 0x402DF854, 0x3F3B26A8),
+    (-1.0, 0x3EBC5AB2, 0xBE89B2B1),
+    (10.0, 0x46AC14EF, 0x411FFE24),
+    (-10.0, 0x383E6BCE, 0xB9EE03FC),
+    (-88.0, 0x0041EDC4, 0x83354DDC),
+    (float.fromhex("0x1.62e42ep+6"), 0x7F7FFF84, 0x42B17217),
+    (float.fromhex("-0x1.62e43p+6"), 0x00200000, 0x80000000),
+]
 
 
 @pytest.mark.parametrize("t, exp_bits, silu_bits", TABLE)
@@ -73,13 +81,18 @@ def test_fp8_tables_against_torch():
 
 def test_fp8_ties_saturation_and_signed_zero():
     codes = ieee.to_fp8_code(np.array([0.0, -0.0, 17.0, 19.0, 1e9, -1e9, 2.0**-10, 3 * 2.0**-10]), "e4m3")
-    # 17 lies between 16 (0x58) and 18 (0x59), 19 between 18 and 20 (0x5A); 2^-10 between 0 and 2^-9, 3 * 2^-10 between 1 and 2
+    # 17 lies between 16 (0x58) and 18 (0x59), 19 between 18 and 20 (0x5A); 2^-10 lies between the codes 0 and 1,
+    # 3 * 2^-10 between 1 and 2
     assert codes.tolist() == [0x00, 0x80, 0x58, 0x5A, 0x7E, 0xFE, 0x00, 0x02]
 
 
 def test_narrowing_against_torch(rng):
-    pattern = np.concatenate([rng.integers(0, 2**32, 20000, dtype=np.uint32),
-                              np.array([0x3F808000, 0x3F818000, 0x477FEFFF, 0x477FF000, 0x7F7FFFFF], np.uint32)])
+    pattern = np.concatenate(
+        [
+            rng.integers(0, 2**32, 20000, dtype=np.uint32),
+            np.array([0x3F808000, 0x3F818000, 0x477FEFFF, 0x477FF000, 0x7F7FFFFF], np.uint32),
+        ]
+    )
     value = pattern.view(np.float32)
     value = value[~np.isnan(value)].copy()
     for dtype, narrow in ((torch.bfloat16, ieee.to_bfloat16_bits), (torch.float16, ieee.to_half_bits)):
@@ -90,12 +103,14 @@ def test_narrowing_against_torch(rng):
 
 def test_int4_by_hand():
     words = np.array([[0x7654F8A1 - 0x100000000 if 0x7654F8A1 >> 31 else 0x7654F8A1]], np.int32)
-    assert golden.unpack_int4(words).tolist() == [[1, -6, -8, -1, 4, 5, 6, 7]]
-    assert np.array_equal(golden.pack_int4(golden.unpack_int4(words)), words)
+    assert golden_formats.unpack_int4(words).tolist() == [[1, -6, -8, -1, 4, 5, 6, 7]]
+    assert np.array_equal(golden_formats.pack_int4(golden_formats.unpack_int4(words)), words)
 
 
 def test_quantize_row_by_hand():
-    rows = np.array([[0.0, 0.0], [127.0, -63.5], [254.0, 1.0], [np.nan, 1.0], [np.inf, 1.0], [np.inf, np.nan]], np.float32)
+    rows = np.array(
+        [[0.0, 0.0], [127.0, -63.5], [254.0, 1.0], [np.nan, 1.0], [np.inf, 1.0], [np.inf, np.nan]], np.float32
+    )
     codes, scale = golden.quantize_rows(rows, "int8", golden.Written)
     assert codes.tolist() == [[0, 0], [127, -64], [127, 0], [0, 0], [0, 0], [0, 0]]  # -63.5 and 0.5: half to even
     assert ieee.bits32(scale).tolist() == [0, 0x3F800000, 0x40000000, 0x7FC00000, 0x7F800000, 0x7FC00000]
@@ -149,13 +164,13 @@ def test_row_ranges_by_hand():
 
 def test_fractal_nz_by_hand():
     plain = np.arange(3 * 5).reshape(1, 3, 5).astype(np.int32)
-    blocks = golden.to_nz(plain, 4)
+    blocks = golden_formats.to_nz(plain, 4)
     assert blocks.shape == (1, 2, 1, 16, 4)
     for kk in range(3):
         for j in range(5):
             assert blocks[0, j // 4, kk // 16, kk % 16, j % 4] == plain[0, kk, j]
     assert blocks.sum() == plain.sum()
-    turned = golden.to_nz(plain, 2, transposed=True)
+    turned = golden_formats.to_nz(plain, 2, transposed=True)
     assert turned.shape == (1, 2, 1, 16, 2)
     assert all(turned[0, kk // 2, j // 16, j % 16, kk % 2] == plain[0, kk, j] for kk in range(3) for j in range(5))
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """grouped_matmul, the down projection: every output type, bias, activation and scale form."""
+
 import numpy as np
 import pytest
 import torch
@@ -44,8 +45,9 @@ def test_slices(rng, slices, bits):
     run(rng, torch.float32, dict(m=9, k=112, n=40, slices=slices, bits=bits), dequant_mode=1)
 
 
-@pytest.mark.parametrize("dtype", [torch.int32, torch.float16, torch.bfloat16, torch.float32],
-                         ids=["int32", "fp16", "bf16", "fp32"])
+@pytest.mark.parametrize(
+    "dtype", [torch.int32, torch.float16, torch.bfloat16, torch.float32], ids=["int32", "fp16", "bf16", "fp32"]
+)
 def test_bias_dtypes(rng, dtype):
     bias = cases.uniform(rng, 2, 16, low=-3, high=3, dtype=dtype)
     if dtype == torch.int32:
@@ -65,8 +67,13 @@ def test_every_act(rng, act_type, out_dtype):
 
 @pytest.mark.parametrize("slices", [0, 3])
 def test_assist(rng, slices):
-    run(rng, torch.float32, dict(bits=4, slices=slices), dequant_mode=int(slices > 0),
-        weight_assist_matrix=cases.uniform(rng, 2, 16))
+    run(
+        rng,
+        torch.float32,
+        dict(bits=4, slices=slices),
+        dequant_mode=int(slices > 0),
+        weight_assist_matrix=cases.uniform(rng, 2, 16),
+    )
 
 
 def test_x_scale_none(rng):
@@ -86,26 +93,73 @@ def test_int32_output_in_slices_of_kernels(rng):
 
 def test_table_of_bits_thresholds_and_subnormals_through_silu(rng):
     # x = w = 1, so z is the scale: Silu's own bits are the fp32 output
-    special = [0.5, 1, -1, 10, -10, -88, float.fromhex("0x1.62e42ep+6"), float.fromhex("-0x1.62e43p+6"), 16.6355324,
-               88.7228394, -88.7228394, -103.972084, 1e-40, -1e-40, 1e-45, -1e-45, 0.0, -0.0, float("inf"), float("-inf"),
-               float("nan"), 3.4e38, -3.4e38]
+    special = [
+        0.5,
+        1,
+        -1,
+        10,
+        -10,
+        -88,
+        float.fromhex("0x1.62e42ep+6"),
+        float.fromhex("-0x1.62e43p+6"),
+        16.6355324,
+        88.7228394,
+        -88.7228394,
+        -103.972084,
+        1e-40,
+        -1e-40,
+        1e-45,
+        -1e-45,
+        0.0,
+        -0.0,
+        float("inf"),
+        float("-inf"),
+        float("nan"),
+        3.4e38,
+        -3.4e38,
+    ]
     pattern = rng.integers(0, 2**32, 40000, dtype=np.uint32)
     near = rng.uniform(-110, 110, 40000).astype(np.float32)
     z = np.concatenate([np.array(special, np.float32), pattern.view(np.float32), near])
     weight = torch.ones(1, 1, len(z), dtype=torch.int8)
-    y = agree.check_grouped(torch.ones(1, 1, dtype=torch.int8), weight, torch.from_numpy(z)[None], torch.tensor([1]),
-                            out_dtype=torch.float32, act_type=5, tolerance=False)
-    assert agree.bits(y)[0, :8].tolist() == [0x3E9F597F, 0x3F3B26A8, 0xBE89B2B1, 0x411FFE24, 0xB9EE03FC, 0x83354DDC,
-                                             0x42B17217, 0x80000000]
+    y = agree.check_grouped(
+        torch.ones(1, 1, dtype=torch.int8),
+        weight,
+        torch.from_numpy(z)[None],
+        torch.tensor([1]),
+        out_dtype=torch.float32,
+        act_type=5,
+        tolerance=False,
+    )
+    assert agree.bits(y)[0, :8].tolist() == [
+        0x3E9F597F,
+        0x3F3B26A8,
+        0xBE89B2B1,
+        0x411FFE24,
+        0xB9EE03FC,
+        0x83354DDC,
+        0x42B17217,
+        0x80000000,
+    ]
 
 
 @pytest.mark.parametrize("act_type", [2, 4])
 def test_gelus_over_all_magnitudes(rng, act_type):
-    z = np.concatenate([rng.integers(0, 2**32, 20000, dtype=np.uint32).view(np.float32),
-                        rng.uniform(-20, 20, 20000).astype(np.float32)])
-    agree.check_grouped(torch.ones(1, 1, dtype=torch.int8), torch.ones(1, 1, len(z), dtype=torch.int8),
-                        torch.from_numpy(z)[None], torch.tensor([1]), out_dtype=torch.float32, act_type=act_type,
-                        tolerance=False)
+    z = np.concatenate(
+        [
+            rng.integers(0, 2**32, 20000, dtype=np.uint32).view(np.float32),
+            rng.uniform(-20, 20, 20000).astype(np.float32),
+        ]
+    )
+    agree.check_grouped(
+        torch.ones(1, 1, dtype=torch.int8),
+        torch.ones(1, 1, len(z), dtype=torch.int8),
+        torch.from_numpy(z)[None],
+        torch.tensor([1]),
+        out_dtype=torch.float32,
+        act_type=act_type,
+        tolerance=False,
+    )
 
 
 def test_canonical_nan_in_every_output_type(rng):
@@ -125,8 +179,15 @@ def test_a_layer_with_int8_between_the_products(rng):
     assert qgmm.grouped_matmul(y, down, down_scale, group_list, x_scale=y_scale).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("sizes", [dict(m=1009, k=36, n=21, e=5), dict(m=3, k=131071, n=5, e=1),
-                                   dict(m=5, k=40, n=10240, e=2), dict(m=70, k=9, n=9, e=1024)],
-                         ids=["m1009", "k131071", "n10240", "e1024"])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        dict(m=1009, k=36, n=21, e=5),
+        dict(m=3, k=131071, n=5, e=1),
+        dict(m=5, k=40, n=10240, e=2),
+        dict(m=70, k=9, n=9, e=1024),
+    ],
+    ids=["m1009", "k131071", "n10240", "e1024"],
+)
 def test_large_in_one_size(rng, sizes):
     run(rng, torch.float32, sizes)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nothing about a plain tensor is remembered: weights changed in place, through .data and through NumPy, act at once."""
+"""Nothing of a plain tensor is remembered: weights changed in place, through .data or NumPy, act at once."""
+
 import pytest
 import torch
 
@@ -66,8 +67,12 @@ def test_weights_of_grouped_matmul(rng, change):
 def test_every_other_argument_acts_at_once(rng):
     args = list(cases.swiglu(rng, m=9, group_list=[4, 9]))
     before = agree.check_swiglu(*args)
-    for place, change in ((0, lambda t: t.add_(1)), (2, lambda t: t.mul_(-1.5)), (3, lambda t: t.numpy().__imul__(3)),
-                          (4, lambda t: t.fill_(9))):
+    for place, change in (
+        (0, lambda t: t.add_(1)),
+        (2, lambda t: t.mul_(-1.5)),
+        (3, lambda t: t.numpy().__imul__(3)),
+        (4, lambda t: t.fill_(9)),
+    ):
         change(args[place])
         after = agree.check_swiglu(*args)
         assert not agree.same(before, after)
@@ -79,13 +84,18 @@ def test_a_packed_weight_is_a_copy(rng):
     packed = qgmm.pack_weight(weight, swiglu=True)
     before = qgmm.grouped_matmul_swiglu_quant(x, packed, *rest)
     weight.zero_()
-    agree.assert_same_bits(qgmm.grouped_matmul_swiglu_quant(x, packed, *rest), before, "a PackedWeight keeps its own bytes")
+    agree.assert_same_bits(
+        qgmm.grouped_matmul_swiglu_quant(x, packed, *rest), before, "a PackedWeight keeps its own bytes"
+    )
 
 
 def test_inputs_are_never_written(rng):
     args = cases.swiglu(rng, m=9)
-    extra = dict(smooth_scale=cases.uniform(rng, 2), weight_assist_matrix=cases.uniform(rng, 2, 16),
-                 bias=torch.ones(2, 16, dtype=torch.int32))
+    extra = dict(
+        smooth_scale=cases.uniform(rng, 2),
+        weight_assist_matrix=cases.uniform(rng, 2, 16),
+        bias=torch.ones(2, 16, dtype=torch.int32),
+    )
     tensors = [*args, *extra.values()]
     copies, versions = [t.clone() for t in tensors], [t._version for t in tensors]
     qgmm.grouped_matmul_swiglu_quant(*args, **extra)

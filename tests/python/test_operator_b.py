@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operator B: dtypes, offset, bias, activations, edge values; the bound of 8.2 and the strict kernel's exact order."""
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,9 @@ ACTS = [0, 1, 2, 4, 5]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=IDS)
-@pytest.mark.parametrize("m, k, n", [(1, 1, 1), (0, 8, 5), (3, 3, 2), (5, 17, 31), (8, 64, 34), (65, 65, 30), (9, 256, 62)])
+@pytest.mark.parametrize(
+    "m, k, n", [(1, 1, 1), (0, 8, 5), (3, 3, 2), (5, 17, 31), (8, 64, 34), (65, 65, 30), (9, 256, 62)]
+)
 def test_shapes(rng, dtype, m, k, n):
     args, options = cases.weight_quant(rng, m=m, k=k, n=n, dtype=dtype)
     agree.check_weight_quant(*args, **options)
@@ -33,10 +36,18 @@ def test_inner_sizes(rng, k):
     agree.check_weight_quant(*args, **options)
 
 
-@pytest.mark.parametrize("sizes", [dict(m=1009, k=12, n=20, e=5), dict(m=2, k=131072, n=6, e=1),
-                                   dict(m=3, k=40, n=10240, e=2), dict(m=70, k=9, n=10, e=1024),
-                                   dict(m=9, k=1040, n=64, e=2), dict(m=4, k=7168, n=34, e=2)],
-                         ids=["m1009", "k131072", "n10240", "e1024", "k1040", "k7168"])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        dict(m=1009, k=12, n=20, e=5),
+        dict(m=2, k=131072, n=6, e=1),
+        dict(m=3, k=40, n=10240, e=2),
+        dict(m=70, k=9, n=10, e=1024),
+        dict(m=9, k=1040, n=64, e=2),
+        dict(m=4, k=7168, n=34, e=2),
+    ],
+    ids=["m1009", "k131072", "n10240", "e1024", "k1040", "k7168"],
+)
 def test_large_in_one_size(rng, sizes):
     args, options = cases.weight_quant(rng, **sizes)
     agree.check_weight_quant(*args, **options)
@@ -117,8 +128,26 @@ def test_every_act(rng, dtype, act_type):
 @pytest.mark.parametrize("act_type", ACTS)
 def test_every_act_with_large_and_nan_z(rng, act_type):
     # x = w = 1: z is the scale
-    z = torch.tensor([[1e4, -1e4, 88.75, -88.75, -104.5, 3e38, -3e38, 1e-40, -1e-40, float("nan"), float("inf"),
-                       float("-inf"), 0.0, -0.0]])
+    z = torch.tensor(
+        [
+            [
+                1e4,
+                -1e4,
+                88.75,
+                -88.75,
+                -104.5,
+                3e38,
+                -3e38,
+                1e-40,
+                -1e-40,
+                float("nan"),
+                float("inf"),
+                float("-inf"),
+                0.0,
+                -0.0,
+            ]
+        ]
+    )
     x, weight = torch.ones(2, 1), torch.ones(1, 1, z.shape[1], dtype=torch.int8)
     y = agree.check_weight_quant(x, weight, z, group_list=torch.tensor([2]), act_type=act_type, bound=False)
     assert y[0, 9].isnan() and agree.bits(y)[0, 9] == 0x7FC00000
@@ -245,6 +274,8 @@ def test_shape_of_the_document(rng, turned):
 def test_shape_of_a_model(rng):
     sizes = np.zeros(128, np.int64)
     sizes[rng.choice(128, 6, replace=False)] = [1, 1, 2, 1, 3, 9]
-    args, options = cases.weight_quant(rng, e=128, m=17, k=2048, n=1536, dtype=torch.bfloat16, group_list=np.cumsum(sizes))
+    args, options = cases.weight_quant(
+        rng, e=128, m=17, k=2048, n=1536, dtype=torch.bfloat16, group_list=np.cumsum(sizes)
+    )
     y = qgmm.weight_quant_grouped_matmul(*args, **options)
     agree.within_8_2(y, *golden.weight_quant_bounded(*args, **options))

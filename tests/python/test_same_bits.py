@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same bits from any number of threads, any ISA, any company of rows, packed or plain, first time or second."""
+
 import json
 
 import pytest
@@ -58,7 +59,9 @@ def test_isa(here, isa):
     assert differing(other["digests"], here["digests"]) == []
     if isa == "scalar":
         assert all(run["isa"] == "scalar" for run in other["runs"].values() if run["isa"])
-        assert all("Scalar" in kernel or "scalar" in kernel for run in other["runs"].values() for kernel in run["kernels"])
+        assert all(
+            "Scalar" in kernel or "scalar" in kernel for run in other["runs"].values() for kernel in run["kernels"]
+        )
 
 
 def test_every_thread_count_of_a_second_process(here):
@@ -74,11 +77,15 @@ def test_a_row_alone_and_in_a_batch(rng, bits, rows):
     got = qgmm.grouped_matmul_swiglu_quant(x[rows], weight, scale, x_scale[rows], [len(rows)])
     agree.assert_same_bits(got, (y[rows], y_scale[rows]), f"rows {rows}")
     down = qgmm.grouped_matmul(x, weight, scale, [41], x_scale=x_scale)
-    agree.assert_same_bits(qgmm.grouped_matmul(x[rows], weight, scale, [len(rows)], x_scale=x_scale[rows]), down[rows], "rows")
+    agree.assert_same_bits(
+        qgmm.grouped_matmul(x[rows], weight, scale, [len(rows)], x_scale=x_scale[rows]), down[rows], "rows"
+    )
     if bits == 8:
         tokens = cases.uniform(rng, 41, 100, dtype=torch.bfloat16)
         all_rows = qgmm.weight_quant_grouped_matmul(tokens, weight, scale)
-        agree.assert_same_bits(qgmm.weight_quant_grouped_matmul(tokens[rows], weight, scale), all_rows[rows], "rows of B")
+        agree.assert_same_bits(
+            qgmm.weight_quant_grouped_matmul(tokens[rows], weight, scale), all_rows[rows], "rows of B"
+        )
 
 
 def test_company_of_other_experts(rng):
@@ -92,7 +99,9 @@ def test_company_of_other_experts(rng):
 def test_packed_and_plain(rng, m):
     x, weight, *rest = cases.swiglu(rng, e=3, m=m, k=150, n=96)
     want = qgmm.grouped_matmul_swiglu_quant(x, weight, *rest)
-    agree.assert_same_bits(qgmm.grouped_matmul_swiglu_quant(x, qgmm.pack_weight(weight, swiglu=True), *rest), want, "packed")
+    agree.assert_same_bits(
+        qgmm.grouped_matmul_swiglu_quant(x, qgmm.pack_weight(weight, swiglu=True), *rest), want, "packed"
+    )
 
 
 @pytest.mark.parametrize("m, n", [(300, 64), (40, 1200), (7, 3000), (520, 1040)])
@@ -107,6 +116,7 @@ def test_splits_and_tiles(rng, m, n, threads):
 
 def test_calls_from_several_python_threads(rng):
     from concurrent.futures import ThreadPoolExecutor
+
     args = cases.swiglu(rng, e=3, m=60, k=120, n=96)
     want = qgmm.grouped_matmul_swiglu_quant(*args)
     with ThreadPoolExecutor(4) as pool:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One weight in every form it may have: always the same bits. And tokens with any strides."""
+
 import copy
 import io
 import pickle
@@ -10,7 +11,7 @@ import torch
 
 import agree
 import cases
-import golden
+import golden_formats
 import qgmm
 
 E, M, K, N = 3, 14, 45, 40
@@ -87,16 +88,26 @@ def packed_at_an_odd_address(w, swiglu):
     return qgmm.PackedWeight.from_data(shifted)
 
 
-PACKED = [packed, packed_reloaded, packed_from_a_list, packed_from_a_transposed_view, packed_pickled, packed_copied,
-          packed_from_data, packed_at_an_odd_address]
+PACKED = [
+    packed,
+    packed_reloaded,
+    packed_from_a_list,
+    packed_from_a_transposed_view,
+    packed_pickled,
+    packed_copied,
+    packed_from_data,
+    packed_at_an_odd_address,
+]
 
 
 def nz(w, swiglu, transposed=False):
     values = cases.as_values(w)
     if w.dtype == torch.int32:
-        storage = torch.from_numpy(golden.nibbles_to_bytes(golden.to_nz(values, 64, transposed)))
+        storage = torch.from_numpy(golden_formats.nibbles_to_bytes(golden_formats.to_nz(values, 64, transposed)))
         return qgmm.from_fractal_nz(storage, K, N, "int4", transposed=transposed)
-    return qgmm.from_fractal_nz(torch.from_numpy(golden.to_nz(values, 32, transposed)), K, N, torch.int8, transposed=transposed)
+    return qgmm.from_fractal_nz(
+        torch.from_numpy(golden_formats.to_nz(values, 32, transposed)), K, N, torch.int8, transposed=transposed
+    )
 
 
 def nz_int8_nz_int4_nz_padded(w, swiglu):
@@ -164,13 +175,17 @@ def test_list_of_the_only_expert(rng, bits, slices):
     x, weight, scale, *rest = cases.swiglu(rng, e=1, k=48, bits=bits, slices=slices)
     mode, assist = int(slices > 0), cases.uniform(rng, 1, 16)
     want = qgmm.grouped_matmul_swiglu_quant(x, weight, scale, *rest, weight_assist_matrix=assist, dequant_mode=mode)
-    got = qgmm.grouped_matmul_swiglu_quant(x, [weight[0]], [scale[0]], *rest, weight_assist_matrix=[assist[0]], dequant_mode=mode)
+    got = qgmm.grouped_matmul_swiglu_quant(
+        x, [weight[0]], [scale[0]], *rest, weight_assist_matrix=[assist[0]], dequant_mode=mode
+    )
     agree.assert_same_bits(got, want, "a list of one [k, n]")
     packed = qgmm.pack_weight([weight[0]], swiglu=True)
     got = qgmm.grouped_matmul_swiglu_quant(x, packed, scale, *rest, weight_assist_matrix=assist, dequant_mode=mode)
     agree.assert_same_bits(got, want, "packed from a list of one [k, n]")
     down = qgmm.grouped_matmul(x, [weight[0]], [scale[0]], rest[1], dequant_mode=mode)
-    agree.assert_same_bits(down, qgmm.grouped_matmul(x, weight, scale, rest[1], dequant_mode=mode), "a list of one [k, n]")
+    agree.assert_same_bits(
+        down, qgmm.grouped_matmul(x, weight, scale, rest[1], dequant_mode=mode), "a list of one [k, n]"
+    )
 
 
 def test_list_of_experts_with_slices(rng):
@@ -198,10 +213,15 @@ STRIDED = [row_strided_x, column_strided_x, every_other_row]
 @pytest.mark.parametrize("make", STRIDED, ids=lambda f: f.__name__)
 def test_strided_x(rng, make):
     x, *rest = cases.swiglu(rng, m=M, k=K)
-    agree.assert_same_bits(agree.check_swiglu(make(x), *rest), qgmm.grouped_matmul_swiglu_quant(x, *rest), make.__name__)
+    agree.assert_same_bits(
+        agree.check_swiglu(make(x), *rest), qgmm.grouped_matmul_swiglu_quant(x, *rest), make.__name__
+    )
     (x, *rest), options = cases.weight_quant(rng, m=M, k=K)
-    agree.assert_same_bits(agree.check_weight_quant(make(x), *rest, **options),
-                           qgmm.weight_quant_grouped_matmul(x, *rest, **options), make.__name__)
+    agree.assert_same_bits(
+        agree.check_weight_quant(make(x), *rest, **options),
+        qgmm.weight_quant_grouped_matmul(x, *rest, **options),
+        make.__name__,
+    )
 
 
 def test_expanded_x(rng):
@@ -216,12 +236,22 @@ def test_every_other_argument_with_strides(rng):
     x, weight, scale, x_scale, group_list = cases.swiglu(rng, e=E, m=M, k=K, n=N)
     smooth, assist = cases.uniform(rng, E, N // 2), cases.uniform(rng, E, N)
     bias = torch.from_numpy(rng.integers(-999, 999, (E, N), dtype=np.int32))
-    want = agree.check_swiglu(x, weight, scale, x_scale, group_list, smooth_scale=smooth, weight_assist_matrix=assist, bias=bias)
+    want = agree.check_swiglu(
+        x, weight, scale, x_scale, group_list, smooth_scale=smooth, weight_assist_matrix=assist, bias=bias
+    )
     spread = lambda t: torch.stack([t, torch.full_like(t, 7)], -1)[..., 0]  # noqa: E731
     turned = lambda t: t.t().contiguous().t()  # noqa: E731
     for make in (spread, turned):
-        got = agree.check_swiglu(x, weight, make(scale), spread(x_scale), spread(group_list), smooth_scale=make(smooth),
-                                 weight_assist_matrix=make(assist), bias=make(bias))
+        got = agree.check_swiglu(
+            x,
+            weight,
+            make(scale),
+            spread(x_scale),
+            spread(group_list),
+            smooth_scale=make(smooth),
+            weight_assist_matrix=make(assist),
+            bias=make(bias),
+        )
         agree.assert_same_bits(got, want, "strided arguments")
     (x, weight, scale), options = cases.weight_quant(rng, e=E, m=M, k=K, n=N)
     want = agree.check_weight_quant(x, weight, scale, **options)
@@ -241,17 +271,33 @@ def test_packed_weight_knows_itself(rng, bits, swiglu):
     one = qgmm.pack_weight(weight, swiglu=swiglu)
     assert (one.e, one.k, one.n) == (E, K, N) and one.dtype == f"int{bits}" and one.swiglu is swiglu
     assert one.data.dtype == torch.uint8 and torch.device(one.device).type == "cpu"
-    for other in (packed_reloaded(weight, swiglu), packed_pickled(weight, swiglu), qgmm.PackedWeight.from_data(one.data)):
-        assert (other.e, other.k, other.n, other.dtype, other.swiglu, other.layout) == \
-            (one.e, one.k, one.n, one.dtype, one.swiglu, one.layout)
+    for other in (
+        packed_reloaded(weight, swiglu),
+        packed_pickled(weight, swiglu),
+        qgmm.PackedWeight.from_data(one.data),
+    ):
+        assert (other.e, other.k, other.n, other.dtype, other.swiglu, other.layout) == (
+            one.e,
+            one.k,
+            one.n,
+            one.dtype,
+            one.swiglu,
+            one.layout,
+        )
         assert torch.equal(other.data, one.data)
 
 
 @pytest.mark.parametrize("damage", ["empty", "short", "cut", "header", "wrong dtype", "two dimensions"])
 def test_bytes_that_are_no_packed_weight_are_refused(rng, damage):
     data = qgmm.pack_weight(cases.int8(rng, 1, 8, 8), swiglu=False).data
-    broken = {"empty": data[:0], "short": data[:7], "cut": data[:-1], "header": torch.cat([data[:1] ^ 255, data[1:]]),
-              "wrong dtype": data.view(torch.int8), "two dimensions": data[None]}[damage]
+    broken = {
+        "empty": data[:0],
+        "short": data[:7],
+        "cut": data[:-1],
+        "header": torch.cat([data[:1] ^ 255, data[1:]]),
+        "wrong dtype": data.view(torch.int8),
+        "two dimensions": data[None],
+    }[damage]
     with pytest.raises(ValueError, match=r"^\["):
         qgmm.PackedWeight.from_data(broken)
 
