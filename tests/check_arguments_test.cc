@@ -212,7 +212,8 @@ TEST(CheckRefuse, Words) {
   using namespace check;  // NOLINT
   EXPECT_EQ(Words(Argument{"weight", 3}).text, "weight[3]");
   EXPECT_EQ(Words(Argument{"weight"}).text, "weight");
-  EXPECT_EQ(Shape({{8, "e"}, {-1, "n"}}), "[8, n]");
+  EXPECT_EQ(Shape({{8, "e"}, {0, "k"}, {-1, "n"}}), "[8, 0, n]");
+  EXPECT_EQ(Shape(Untouchable(kI8, {1, 2, 3, 4, 5, 6, 7, 8})), "[1, 2, 3, 4, 5, 6, 7, 8]");
   EXPECT_EQ(Came(TensorView()), "None");
   EXPECT_EQ(Came(Untouchable(kBF16, {})), "bfloat16 []");
   EXPECT_EQ(Spell(0.1), "0.1");

@@ -53,6 +53,26 @@ TEST(CheckDynamicQuant, ValidCallsPass) {
             "accepted");
 }
 
+TEST(CheckDynamicQuant, FromTwoToEightDimensions) {
+  EXPECT_EQ(Refused([](Q& q) {
+              q.x = Expanded(kBF16, {5, 1});
+              q.y = Untouchable(kI8, {5, 1});
+              q.scale = Untouchable(kF32, {5});
+            }),
+            "accepted");
+  EXPECT_EQ(Refused([](Q& q) {
+              q.x = Expanded(kBF16, {1, 2, 1, 2, 1, 2, 1, 16});
+              q.y = Untouchable(kI8, {1, 2, 1, 2, 1, 2, 1, 16});
+              q.scale = Untouchable(kF32, {1, 2, 1, 2, 1, 2, 1});
+            }),
+            "accepted");
+  EXPECT_EQ(Refused([](Q& q) {
+              q.x = Expanded(kBF16, {1, 2, 1, 2, 1, 2, 1, 16});
+              q.scale = Untouchable(kF32, {1, 2, 1, 2, 1, 2, 1});
+            }),
+            "y must be int8 [1, 2, 1, 2, 1, 2, 1, 16]; got int8 [4, 8, 7168]");
+}
+
 TEST(CheckDynamicQuant, X) {
   EXPECT_EQ(Refused([](Q& q) { q.x = TensorView(); }), "x must be a tensor; got None");
   EXPECT_EQ(Refused([](Q& q) { q.x = Expanded(kBF16, {128}); }), "x must have at least 2 dimensions; got [128]");
@@ -159,6 +179,8 @@ TEST(CheckDynamicQuant, Problem) {
   EXPECT_EQ(p.rows[0].end, 32);
   EXPECT_EQ(p.smooth.expert_stride, 0);
   EXPECT_EQ(p.smooth.column_stride, 1);
+  args.x.sizes[0] = args.y.sizes[0] = args.scale.sizes[0] = 0;
+  EXPECT_TRUE(Checked(args).rows.empty());
 }
 
 }  // namespace

@@ -59,7 +59,7 @@ void AddMistakesOf(std::vector<Mistake<Call>>& mistakes, const char* argument, s
   if (required) add(Stage::kType, [](TensorView& view) { view = TensorView(); });
   add(Stage::kType, [](TensorView& view) { view.sizes[0] = -1; });
   add(Stage::kDtype, [](TensorView& view) { view.dtype = DType::kBool; });
-  add(Stage::kRank, [](TensorView& view) { view.rank = 7; });
+  add(Stage::kRank, [](TensorView& view) { view.rank = 9; });
   add(Stage::kDevice, [](TensorView& view) { view.device.type = DeviceType::kCuda; });
   add(Stage::kData, [](TensorView& view) { view.data = nullptr; });
 }
@@ -174,6 +174,56 @@ TEST(CheckOrder, GroupedMatmul) {
   all.push_back(Option<Whole>("out_dtype", [](Whole& c) { c.out_dtype = kI8; }));
   AddMistakesOf<Whole>(all, "y", [](Whole& c) -> TensorView& { return c.y; }, true);
   ExpectOrder<Whole>(all);
+}
+
+TEST(CheckOrder, Int32OutComesWithTheDtypes) {
+  const auto sums = [](GroupedMatmulCall& c) {
+    c.out_dtype = kI32;
+    c.y = Untouchable(kI32, {32, 4096});
+    c.ws = TensorView();
+    c.act_type = 5;
+  };
+  EXPECT_EQ(G([&](GroupedMatmulCall& c) { sums(c); c.dequant_mode = 2; }),
+            "dequant_mode must be 0 (per channel) or 1 (per group of k); got 2");
+  EXPECT_EQ(G([&](GroupedMatmulCall& c) { sums(c); c.x.rank = 3; }),
+            "act_type must be 0 for out_dtype int32; got 5");
+}
+
+TEST(CheckOrder, DynamicQuant) {
+  struct Whole : DynamicQuantArgs {
+    const int64_t ends[3] = {10, 10, 32};
+    Whole() {
+      x = Expanded(kBF16, {4, 8, 24});
+      smooth_scales = Expanded(kBF16, {3, 24});
+      group_index = Ends(ends, 3);
+      y = Untouchable(kI8, {4, 8, 24});
+      scale = Untouchable(kF32, {4, 8});
+    }
+    std::string Refusal() {
+      return RefusalOf([&] { Checked(static_cast<const DynamicQuantArgs&>(*this)); });
+    }
+  };
+  EXPECT_EQ(Whole().Refusal(), "accepted");
+  std::vector<Mistake<Whole>> all;
+  AddMistakesOf<Whole>(all, "x", [](Whole& c) -> TensorView& { return c.x; }, true);
+  all.push_back({Stage::kRank, "x", [](Whole& c) { c.x.rank = 1; }});
+  AddMistakesOf<Whole>(all, "smooth_scales", [](Whole& c) -> TensorView& { return c.smooth_scales; }, false);
+  all.push_back({Stage::kShape, "smooth_scales", [](Whole& c) { c.smooth_scales.sizes[0] = 2; }});
+  AddMistakesOf<Whole>(all, "group_index", [](Whole& c) -> TensorView& { return c.group_index; }, false);
+  all.push_back(Option<Whole>("dst_type", [](Whole& c) { c.dst_type = kF32; }));
+  AddMistakesOf<Whole>(all, "y", [](Whole& c) -> TensorView& { return c.y; }, true);
+  all.push_back({Stage::kShape, "y", [](Whole& c) { c.y.strides[1] = 25; }});
+  AddMistakesOf<Whole>(all, "scale", [](Whole& c) -> TensorView& { return c.scale; }, true);
+  ExpectOrder<Whole>(all);
+
+  Whole alone;
+  alone.smooth_scales = TensorView();
+  alone.dst_type = kF32;
+  EXPECT_EQ(alone.Refusal(), "[dynamic_quant] group_index must be None without smooth_scales; got int64 [3]");
+  Whole none;
+  none.group_index.sizes[0] = none.smooth_scales.sizes[0] = 0;
+  none.y.rank = 2;
+  EXPECT_EQ(none.Refusal(), "[dynamic_quant] y must be int8 [4, 8, 24]; got int8 [4, 8]");
 }
 
 }  // namespace

@@ -166,6 +166,18 @@ TEST(Check, V1BiasIsTheAssistMatrix) {
             "bias must be float32 [8, 4096] (e, n); got float32 [8, 2048]");
   EXPECT_EQ(A([&](C& c) { v1(c); c.assist = Expanded(kF32, {8, 4096}); }),
             "weight_assist_matrix must be None (bias is its name here); got a tensor");
+  EXPECT_EQ(A([&](C& c) {
+              v1(c);
+              c.assist = Expanded(kF32, {8, 4096});
+              c.quant_dtype = kF32;
+            }),
+            "weight_assist_matrix must be None (bias is its name here); got a tensor") << "types come before options";
+  EXPECT_EQ(A([&](C& c) {
+              v1(c);
+              c.w = Expanded(kI8, {8, 7168, 4096});
+              c.quant_dtype = kF32;
+            }),
+            "quant_dtype must be int8, float8_e4m3fn or float8_e5m2; got float32") << "options come before dtypes";
   C call;
   v1(call);
   call.weight = call.w;
