@@ -101,14 +101,23 @@ void CheckGroupIndex(const Call& call, Stage stage, const TensorView& index, con
   }
 }
 
-/// An output that must be contiguous, of these sizes: x's, the last one replaced by `last` or, if negative, dropped.
-void CheckOutput(const Call& call, Stage stage, const char* name, const TensorView& view, DType dtype,
-                 const TensorView& x, int64_t last) {
-  CheckTensor(call, stage, {name}, view, Need::kRequired);
-  if (!GoodRank(x)) return;  // refused a line before, in stage kRank
+/// x, its last size replaced by `last` or, if negative, dropped.
+TensorView LikeX(const TensorView& x, int64_t last) {
   TensorView wanted = x;
   if (last >= 0) wanted.sizes[x.rank - 1] = last;
   else --wanted.rank;
+  return wanted;
+}
+
+/// A contiguous output; `letters` stand for its sizes while x has a rank that gives none.
+void CheckOutput(const Call& call, Stage stage, const char* name, const TensorView& view, DType dtype,
+                 const TensorView& x, int64_t last, const char* letters) {
+  CheckTensor(call, stage, {name}, view, Need::kRequired);
+  if (!GoodRank(x)) {
+    if (stage != Stage::kDtype || view.dtype == dtype) return;
+    QGMM_REFUSE(call.operation, name, " must be ", Name(dtype), " ", letters, "; got ", Came(view));
+  }
+  const TensorView wanted = LikeX(x, last);
   const bool same_sizes = std::equal(wanted.sizes, wanted.sizes + wanted.rank, view.sizes);
   if ((stage == Stage::kDtype && view.dtype != dtype) || (stage == Stage::kRank && view.rank != wanted.rank) ||
       (stage == Stage::kShape && !same_sizes)) {
@@ -133,8 +142,9 @@ void CheckAt(Stage stage, const Call& call, const DynamicQuantArgs& args, Sizes&
   CheckX(call, stage, args, sizes);
   CheckSmooth(call, stage, args, sizes);
   CheckGroupIndex(call, stage, args.group_index, args.smooth_scales);
-  CheckOutput(call, stage, "y", args.y, int4 ? DType::kInt32 : args.dst_type, args.x, int4 ? sizes.h / 8 : sizes.h);
-  CheckOutput(call, stage, "scale", args.scale, DType::kFloat32, args.x, -1);
+  if (int4) CheckOutput(call, stage, "y", args.y, DType::kInt32, args.x, sizes.h / 8, "[..., h/8]");
+  else CheckOutput(call, stage, "y", args.y, args.dst_type, args.x, sizes.h, "[..., h]");
+  CheckOutput(call, stage, "scale", args.scale, DType::kFloat32, args.x, -1, "[...]");
 }
 
 std::vector<RowRange> SmoothRows(const Call& call, const TensorView& index, int64_t rows) {

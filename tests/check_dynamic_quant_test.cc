@@ -74,6 +74,11 @@ TEST(CheckDynamicQuant, FromTwoToEightDimensions) {
 }
 
 TEST(CheckDynamicQuant, X) {
+  EXPECT_EQ(Refused([](Q& q) {
+              q.x = Expanded(kBF16, {128});
+              q.y.dtype = kF32;
+            }),
+            "y must be int8 [..., h]; got float32 [4, 8, 7168]");
   EXPECT_EQ(Refused([](Q& q) { q.x = TensorView(); }), "x must be a tensor; got None");
   EXPECT_EQ(Refused([](Q& q) { q.x = Expanded(kBF16, {128}); }), "x must have at least 2 dimensions; got [128]");
   EXPECT_EQ(Refused([](Q& q) { q.x.rank = 9; }),
