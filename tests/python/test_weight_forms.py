@@ -264,6 +264,24 @@ def test_expanded_weight_and_scale(rng):
     agree.check_swiglu(x, weight[:1].expand(E, K, N), scale[:1].expand(E, N), x_scale[:1].expand(M), group_list)
 
 
+def far_apart(t):
+    """The same values with the first axis 2^31 + 8 elements apart; NumPy's zeros cost nothing until they are touched."""
+    step = 2**31 + 8
+    room = torch.from_numpy(np.zeros(step * (t.shape[0] - 1) + t[0].numel(), t.numpy().dtype))
+    view = room.as_strided(t.shape, (step, *t[0].contiguous().stride()))
+    view.copy_(t)
+    return view
+
+
+def test_offsets_beyond_32_bits(rng):
+    x, weight, scale, x_scale, _ = cases.swiglu(rng, e=2, m=2, k=24, n=16)
+    want = qgmm.grouped_matmul_swiglu_quant(x, weight, scale, x_scale, [1, 2])
+    got = agree.check_swiglu(far_apart(x), far_apart(weight), scale, x_scale, torch.tensor([1, 2]))
+    agree.assert_same_bits(got, want, "rows and experts 2 GiB apart")
+    got = qgmm.grouped_matmul_swiglu_quant(x, qgmm.pack_weight(far_apart(weight), swiglu=True), scale, x_scale, [1, 2])
+    agree.assert_same_bits(got, want, "packed from experts 2 GiB apart")
+
+
 @pytest.mark.parametrize("swiglu", [False, True])
 @pytest.mark.parametrize("bits", [8, 4])
 def test_packed_weight_knows_itself(rng, bits, swiglu):
