@@ -7,7 +7,7 @@ import sys
 import tree
 
 FILE_LINES, FUNCTION_LINES = 400, 60
-NOT_FUNCTIONS = re.compile(r"\b(namespace|class|struct|union|enum|extern)\b")
+SCOPE = re.compile(r"\s*(typedef\s+|inline\s+|static\s+|constexpr\s+)*(namespace|class|struct|union|enum)\b")
 
 
 def without_comments(text: str) -> str:
@@ -17,6 +17,21 @@ def without_comments(text: str) -> str:
     return pattern.sub(lambda match: "\n" * match[0].count("\n"), text)
 
 
+def without_template(header: str) -> str:
+    """What follows `template <...>`, whose parameters say class too."""
+    rest = header.strip()
+    while rest.startswith("template"):
+        depth = 0
+        for index, character in enumerate(rest):
+            depth += (character == "<") - (character == ">")
+            if character == ">" and depth == 0:
+                rest = rest[index + 1:].lstrip()
+                break
+        else:
+            return rest
+    return rest
+
+
 def cpp_functions(text: str):
     """(first line, name, lines) of every function body that is not inside another one."""
     depth_of_body, stack, header = None, [], ""
@@ -24,7 +39,7 @@ def cpp_functions(text: str):
     for character in without_comments(text):
         line += character == "\n"
         if character == "{":
-            is_scope = depth_of_body is None and (NOT_FUNCTIONS.search(header) or "(" not in header)
+            is_scope = depth_of_body is None and (SCOPE.match(without_template(header)) or "(" not in header)
             if depth_of_body is None and not is_scope:
                 depth_of_body, start, name = len(stack), header_line, header
             stack.append(character)

@@ -64,6 +64,7 @@ def test(words: list[str]) -> int:
     session.pytest("Python tests, QGMM_MAX_ISA=scalar", [ROOT / "tests" / "python" / name for name in SCALAR_PYTHON],
                    QGMM_MAX_ISA="scalar", QGMM_TEST_SMALL="1")
     session.pytest("installed package", [ROOT / "tests" / "package"])
+    session.pytest("./run and its checks", [ROOT / "tests" / "tools"])
     if not os.environ.get("QGMM_VENDOR_DOCS"):
         session.notes.append("the vendor documents' own code blocks: QGMM_VENDOR_DOCS is not set")
     return session.close()
