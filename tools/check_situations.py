@@ -45,6 +45,7 @@ def plain(name: str) -> str:
 def missing(page: str, names: list[str]) -> tuple[list[str], int]:
     """Complaints, and how many situations wait for a later part."""
     complaints, later, files, section = [], 0, [], ""
+    split = [(name.split(":")[0].split(".")[0], name.split(":", 1)[1]) for name in names]
     for number, line in enumerate(page.splitlines(), 1):
         if line.startswith("## "):
             section, files = line[3:], []
@@ -59,7 +60,7 @@ def missing(page: str, names: list[str]) -> tuple[list[str], int]:
             elif entry[2]:
                 complaints += [f"{PAGE}:{number}: {section}, {entry[1]}: no test's name holds {fragment}"
                                for fragment in entry[2].split(", ") if not any(fragment in name for name in names)]
-            elif not any(plain(entry[1]) in plain(name.split(":", 1)[1]) for name in names if name.split(":")[0].split(".")[0] in files):
+            elif not any(plain(entry[1]) in plain(test) for file, test in split if file in files):
                 complaints.append(f"{PAGE}:{number}: {section}: no test of {' '.join(files)} is named {entry[1]}")
     return complaints, later
 

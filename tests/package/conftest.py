@@ -24,8 +24,7 @@ def installed(request, tmp_path_factory):
         f"-DBUILD_SHARED_LIBS={'ON' if request.param == 'shared' else 'OFF'}", "-DCMAKE_INSTALL_LIBDIR=lib")
     run("cmake", "--build", build, "--parallel", "2", "--target", "qgmm")
     run("cmake", "--install", build, "--component", "cpp", "--prefix", prefix)
-    prefix = prefix.rename(prefix.parent / "moved")  # an installation may be moved
-    return prefix
+    return prefix.rename(prefix.parent / "moved")  # an installation may be moved
 
 
 @pytest.fixture(scope="session")

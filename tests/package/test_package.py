@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from conftest import ROOT, run
 
 HERE = Path(__file__).resolve().parent

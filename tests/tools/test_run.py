@@ -14,6 +14,7 @@ import pytest
 import steps
 import suites
 import toolchain
+
 from conftest import ROOT
 
 

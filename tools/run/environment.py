@@ -98,8 +98,8 @@ def _make(linked: dict | None) -> None:
             site = output_of([VENV_PYTHON, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"])
             Path(site, "callers_torch.pth").write_text("".join(f"{folder}\n" for folder in linked["folders"]))
             if not _imports(str(VENV_PYTHON)):
-                raise Failure(f"torch {linked['version']} of {linked['folders'][0]} imports in {sys.executable} but not "
-                              "in an environment linked to it; QGMM_PYTHON=... names a Python without torch")
+                raise Failure(f"torch {linked['version']} of {linked['folders'][0]} imports in {sys.executable}, but "
+                              "not in an environment linked to it; QGMM_PYTHON=... names a Python without torch")
     else:
         wanted = next(line for line in CONSTRAINTS.read_text().splitlines() if line.startswith("torch=="))
         with step(wanted.replace("==", " ")):

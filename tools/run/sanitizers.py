@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests under sanitizers. Clang builds everything for address and undefined behaviour, which also makes it the second
 compiler with warnings as errors; g++ builds the PyTorch door, as its runtime can be preloaded into any Python."""
-import os
 import shutil
 from pathlib import Path
 
@@ -18,12 +17,14 @@ UBSAN = "print_stacktrace=1"
 FUZZ = ROOT / "tests" / "python" / "test_fuzz.py"
 
 
+def _first(kind: str, names: list[str]) -> toolchain.Compiler | None:
+    seen = (toolchain.look_at(name) for name in names if shutil.which(name))
+    return next((compiler for compiler in seen if compiler and compiler.kind == kind and compiler.good), None)
+
+
 def _clang() -> toolchain.Compiler:
     """A clang with its sanitizer runtime (and OpenMP, so that this team is compiled by it too)."""
-    names = [*(f"clang++-{v}" for v in range(24, 13, -1)), "clang++"]
-    if asked := os.environ.get("QGMM_CLANG"):
-        names = [asked]
-    found = next((c for c in map(toolchain.look_at, filter(shutil.which, names)) if c and c.kind == "clang" and c.good), None)
+    found = _first("clang", [*(f"clang++-{v}" for v in range(24, 13, -1)), "clang++"])
     if found is None:
         debian.install(["clang"])
         found = toolchain.look_at("clang++")
@@ -38,7 +39,7 @@ def _clang() -> toolchain.Compiler:
 
 def _gcc() -> toolchain.Compiler:
     """A g++, whatever CXX says: the preloaded runtime must be the compiler's own."""
-    found = next((c for c in (toolchain.look_at(n) for n in ("g++", "g++-14", "g++-13", "g++-12")) if c and c.good), None)
+    found = _first("g++", ["g++", *(f"g++-{v}" for v in range(20, 11, -1))])
     if found is None:
         raise Failure(f"the sanitized door needs g++ >= {toolchain.OLDEST['g++']}")
     return found

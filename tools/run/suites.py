@@ -30,7 +30,8 @@ class Session:
         self.suites: list[Suite] = []
         self.notes: list[str] = []  # what this machine or setting leaves out altogether
 
-    def ctest(self, name: str, preset: str, *, label: str = "", wrapper: tuple[str, ...] = (), **environment: str) -> None:
+    def ctest(self, name: str, preset: str, *, label: str = "", wrapper: tuple[str, ...] = (),
+              **environment: str) -> None:
         """Every binary of build/<preset>, or those with a label."""
         results = self._results(name)
         command = [*wrapper, "ctest", "--test-dir", BUILD / preset, "--output-on-failure", "--no-tests=error"]
@@ -73,7 +74,8 @@ class Session:
         width = max([len(suite.name) for suite in self.suites] + [5])
         print(f"\n{'suite':<{width}}  passed  failed  not run  seconds")
         for suite in self.suites:
-            print(f"{suite.name:<{width}}  {suite.passed:6}  {suite.failed:6}  {suite.not_run.total():7}  {suite.seconds:7.1f}")
+            counts = f"{suite.passed:6}  {suite.failed:6}  {suite.not_run.total():7}"
+            print(f"{suite.name:<{width}}  {counts}  {suite.seconds:7.1f}")
         reasons = [f"{suite.name}: {reason}" + (f" ({count} tests)" if count > 1 else "")
                    for suite in self.suites for reason, count in sorted(suite.not_run.items())]
         for line in [*self.notes, *reasons]:

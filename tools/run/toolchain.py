@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The C++ compiler, CMake and Ninja: what the machine has where that will do, else Debian's g++ and pip's CMake."""
+import glob
 import os
 import re
 import shutil
-import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,8 +72,9 @@ def compiler() -> Compiler:
 
 
 def gtest_found() -> bool:
-    libraries = ["/usr/lib", "/usr/local/lib", "/usr/lib64", f"/usr/lib/{sysconfig.get_config_var('MULTIARCH') or ''}"]
-    return any(Path(folder, "cmake/GTest").is_dir() for folder in libraries) or bool(os.environ.get("GTest_ROOT"))
+    """As find_package will: below the usual prefixes, or where the caller says."""
+    places = ("/usr/lib*/cmake/GTest", "/usr/lib/*/cmake/GTest", "/usr/local/lib*/cmake/GTest")
+    return any(glob.glob(place) for place in places) or any(map(os.environ.get, ("GTest_ROOT", "CMAKE_PREFIX_PATH")))
 
 
 def _python_header_found(python: str) -> bool:
