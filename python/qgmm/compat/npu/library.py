@@ -8,7 +8,6 @@ import torch
 
 from ... import vendor
 
-
 SCHEMAS = {
     "npu": {
         "npu_grouped_matmul_swiglu_quant_v2(Tensor x, Tensor[] weight, Tensor[] weight_scale, Tensor x_scale, "
