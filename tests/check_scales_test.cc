@@ -212,7 +212,8 @@ TEST(CheckScales, IntBiasWithSlices) {
   EXPECT_EQ(A([&](C& c) { sliced(c, 1); }), "accepted") << "one slice is per channel";
   EXPECT_EQ(A([&](C& c) { sliced(c, 56); c.x_scale.rank = 2; }),
             "x_scale must be float32 [32] (m); got float32 [32, 0]") << "ranks come before shapes";
-  EXPECT_EQ(A([&](C& c) { sliced(c, 56); c.x.data = nullptr; }), sentence) << "shapes come before memory";
+  EXPECT_EQ(A([&](C& c) { sliced(c, 56); c.x = On(c.x, DeviceType::kCuda); }), sentence)
+      << "shapes come before devices";
   EXPECT_EQ(G([&](E& c) { sliced(c, 56); c.bias.dtype = kF16; }), "accepted") << "a float bias is added after scaling";
 }
 

@@ -255,6 +255,17 @@ TEST(CheckWeights, PackedForms) {
             "weight must be [e, 5, n] (k of x); got [2, 4, 16]");
 }
 
+TEST(CheckWeights, PackedFormsInOrder) {
+  EXPECT_EQ(OnPacked(Layout::kCpuInt8, [](C& c, Packed&) { c.group_list_type = 2; }),
+            "group_list_type must be 0 (cumsum) or 1 (counts); got 2") << "options come before the kind";
+  EXPECT_EQ(OnPacked(Layout::kCpuInt8Paired,
+                     [](C& c, Packed&) {
+                       c.packed.device.type = DeviceType::kCuda;
+                       c.x_scale.rank = 2;
+                     }),
+            "x_scale must be float32 [32] (m); got float32 [32, 0]") << "ranks come before the device";
+}
+
 TEST(CheckWeights, PackedForOthers) {
   const int64_t end[] = {32};
   const Packed int4(Layout::kCpuInt4, 1, 256, 128), paired(Layout::kCpuInt8Paired, 1, 256, 128),

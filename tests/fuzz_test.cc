@@ -312,8 +312,9 @@ void FuzzFractalNz(Round& r, Tally* tally) {
   args.c0 = int4 ? r.draw.Of({0, 8, 64}) : r.draw.Of({0, 1, 7, 16, 32});
   args.transposed = r.draw.OneIn(2);
   const std::vector<int64_t> plain = {r.e, args.k, int4 ? args.n / 8 : args.n};
-  const std::vector<int64_t> storage = {r.e, FractalNzSize(args)};
-  const DType plain_type = int4 ? kI32 : args.dtype, storage_type = int4 ? DType::kUInt8 : args.dtype;
+  const DType plain_type = int4 ? kI32 : args.dtype;
+  const DType storage_type = int4 ? r.draw.Of({DType::kUInt8, kI8, kI32}) : args.dtype;
+  const std::vector<int64_t> storage = {r.e, FractalNzSize(args) / (int4 ? Bytes(storage_type) : 1)};
   if (to_nz) {
     args.plain = r.memory.Dense(plain_type, plain);
     r.Output(&args.storage, storage_type, storage, true);
