@@ -4,10 +4,12 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <vector>
 
 #include "check.h"
+#include "packed_format.h"
 #include "refusals.h"
 #include "views.h"
 
@@ -64,6 +66,19 @@ struct WeightQuantCall : WeightQuantArgs {
   std::string Refusal() {
     if (!weight.given && !packed.given()) weight = w;
     return RefusalOf([&] { Checked(static_cast<const WeightQuantArgs&>(*this)); });
+  }
+};
+
+/// Bytes with a header, and the view that Pack would return of them.
+struct Packed {
+  std::vector<uint8_t> bytes;
+  PackedWeight view;
+
+  Packed(Layout layout, int64_t e, int64_t k, int64_t n) {
+    const PackedHeader header = MakeHeader(layout, e, k, n);
+    bytes.resize(static_cast<size_t>(header.bytes));
+    std::memcpy(bytes.data(), &header, sizeof(header));
+    view = {bytes.data(), header.bytes, layout, e, k, n, Device{}};
   }
 };
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// src/check_weights.cc and src/check_pack.cc: weights in all their forms.
+// src/check_weights.cc: weights in all their forms.
 #include "check_weights.h"
 
 #include <gtest/gtest.h>
@@ -206,19 +206,6 @@ TEST(CheckWeights, HugeSizesDoNotOverflow) {
             "y must be int8 [32, 4611686018427387903] (m, n/2); got int8 [32, 2048]");
 }
 
-/// Bytes with a header, and the view that Pack would return of them.
-struct Packed {
-  std::vector<uint8_t> bytes;
-  PackedWeight view;
-
-  Packed(Layout layout, int64_t e, int64_t k, int64_t n) {
-    const PackedHeader header = MakeHeader(layout, e, k, n);
-    bytes.resize(static_cast<size_t>(header.bytes));
-    std::memcpy(bytes.data(), &header, sizeof(header));
-    view = {bytes.data(), header.bytes, layout, e, k, n, Device{}};
-  }
-};
-
 /// Operator A on packed weights [2, 4, 16].
 template <class Change>
 std::string OnPacked(Layout layout, Change change) {
@@ -313,75 +300,6 @@ TEST(CheckWeights, PackedHeader) {
 TEST(CheckWeights, NullPackedBytes) {
   EXPECT_EQ(OnPacked(Layout::kCpuInt8Paired, [](C& c, Packed&) { c.packed.data = nullptr; }).substr(0, 11),
             "weight must");
-}
-
-// ---- src/check_pack.cc
-
-std::string PackRefusal(const TensorList& weight, bool swiglu) {
-  return RefusalOf([&] { Checked(PackArgs{weight, swiglu}); });
-}
-std::string PackRefusal(const TensorView& weight, bool swiglu = false) {
-  return PackRefusal(TensorList(weight), swiglu);
-}
-
-TEST(CheckPack, Forms) {
-  EXPECT_EQ(PackRefusal(Expanded(kI8, {8, 7168, 4095})), "accepted");
-  EXPECT_EQ(PackRefusal(List(kMatrices), true), "accepted");
-  EXPECT_EQ(PackRefusal(TensorView()), "[pack_weight] weight must be a tensor; got None");
-  EXPECT_EQ(PackRefusal(TensorList(nullptr, 0), false),
-            "[pack_weight] weight must be one [e, k, n] tensor or e [k, n] tensors; got an empty list");
-  EXPECT_EQ(PackRefusal(Expanded(kF32, {8, 7168, 4096})),
-            "[pack_weight] weight must be int8 [e, k, n] or int32 [e, k, n/8] (packed int4); got float32");
-  EXPECT_EQ(PackRefusal(Expanded(kI8, {7168, 4096})),
-            "[pack_weight] weight must have 3 dimensions; got [7168, 4096]");
-  EXPECT_EQ(PackRefusal(On(Expanded(kI8, {8, 16, 16}), DeviceType::kCuda, 2)),
-            "[pack_weight] weight must be on cpu; got cuda:2 (this build has no CUDA)");
-  EXPECT_EQ(PackRefusal(View(nullptr, kI8, {8, 16, 16})),
-            "[pack_weight] weight must have memory behind its elements; got a null pointer");
-}
-
-TEST(CheckPack, Sizes) {
-  EXPECT_EQ(PackRefusal(Expanded(kI8, {8, 16, 15}), true), "[pack_weight] n must be even; got 15");
-  EXPECT_EQ(PackRefusal(Expanded(kI8, {8, 0, 16})), "[pack_weight] k must be at least 1; got 0");
-  EXPECT_EQ(PackRefusal(Expanded(kI8, {8, 131072, 16}), true),
-            "[pack_weight] k must be at most 131071 (int32 sums); got 131072");
-  EXPECT_EQ(PackRefusal(Expanded(kI32, {8, 131072, 16})),
-            "[pack_weight] k must be at most 131071 (int32 sums); got 131072");
-  EXPECT_EQ(PackRefusal(Expanded(kI8, {8, 131072, 16})), "accepted") << "operator B has no upper limit";
-  EXPECT_EQ(PackRefusal(Expanded(kI8, {8, 1, 16})), "accepted");
-  EXPECT_EQ(PackRefusal(Expanded(kI32, {8, 131071, 16})), "accepted");
-  EXPECT_EQ(PackRefusal(Expanded(kI8, {8, 16, kHuge})),
-            "[pack_weight] k and n must be at most 1099511627776 to be packed; got k 16 and n 9223372036854775807");
-  EXPECT_EQ(PackRefusal(Expanded(kI8, {8, (int64_t{1} << 40) + 1, 1})),
-            "[pack_weight] k and n must be at most 1099511627776 to be packed; got k 1099511627777 and n 1");
-  EXPECT_EQ(PackRefusal(Expanded(kI8, {8, 1024, int64_t{1} << 40})),
-            "[pack_weight] k * (n + 32) must be at most 1125899906842624 to be packed; got k 1024 and n "
-            "1099511627776");
-  EXPECT_EQ(PackRefusal(Expanded(kI8, {0, 16, 16})), "[pack_weight] e must be at least 1; got 0");
-}
-
-/// Whatever passes has a size that fits int64, and a header that ReadHeader takes.
-TEST(CheckPack, LargestSizesFitTheHeader) {
-  for (const auto& [k, n] : {std::pair<int64_t, int64_t>{int64_t{1} << 40, 992}, {1024, (int64_t{1} << 40) - 32}, {1023, int64_t{1} << 40}}) {
-    ASSERT_EQ(PackRefusal(Expanded(kI8, {1024, k, n})), "accepted");
-    PackedHeader header = MakeHeader(Layout::kCpuInt8, 1024, k, n);
-    PackedWeight weight;
-    EXPECT_EQ(ReadHeader(reinterpret_cast<const uint8_t*>(&header), header.bytes, &weight), "");
-    EXPECT_EQ(weight.n, n);
-    EXPECT_GT(header.bytes, 0);
-  }
-}
-
-TEST(CheckPack, FromBytes) {
-  Packed packed(Layout::kCpuInt4, 2, 4, 16);
-  const PackedWeight weight = FromBytes(packed.bytes.data(), packed.view.bytes);
-  EXPECT_EQ(weight.k, 4);
-  EXPECT_EQ(weight.dtype(), DType::kInt4);
-  EXPECT_EQ(RefusalOf([&] { FromBytes(packed.bytes.data(), 10); }),
-            "[PackedWeight] data must be at least 64 bytes long; got 10");
-  packed.bytes[0] ^= 1;
-  EXPECT_EQ(RefusalOf([&] { FromBytes(packed.bytes.data(), packed.view.bytes); }).substr(0, 25),
-            "[PackedWeight] data must ");
 }
 
 }  // namespace

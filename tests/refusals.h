@@ -30,7 +30,7 @@ inline constexpr Proof kProofs[] = {
     {"check_dynamic_quant.cc", "check_dynamic_quant_test"},
     {"check_fractal_nz.cc", "check_fractal_nz_test"},
     {"check_groups.cc", "groups_test"},
-    {"check_pack.cc", "check_weights_test"},
+    {"check_pack.cc", "check_pack_test"},
     {"check_refuse.cc", "check_arguments_test"},
     {"check_scales.cc", "check_scales_test"},
     {"check_weights.cc", "check_weights_test"},
