@@ -14,8 +14,6 @@ namespace qgmm::cpu {
 
 int64_t PackedBytes(const Weights& weights);
 PackedWeight Pack(const Weights& weights, uint8_t* out, Context& context);
-/// Reads the header; empty string, or what is wrong with the bytes.
-std::string ReadHeader(const uint8_t* data, int64_t bytes, PackedWeight* weight);
 
 void Run(const Problem& problem, Context& context);
 void Run(const DynamicQuantProblem& problem, Context& context);

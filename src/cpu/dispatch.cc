@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which ISA this machine has, which one a call may use, and which kernel a block of rows gets.
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "check.h"
+#include "cpu/isa/tables.h"
+#include "cpu/kernel.h"
+
+namespace qgmm {
+
+const char* Name(Isa isa) { return isa == Isa::kAvx2 ? "avx2" : "scalar"; }
+
+namespace cpu {
+namespace {
+
+#define QGMM_KERNEL(isa, kernel) &kernel,
+#define QGMM_STAGES(isa, stages)
+constexpr const Kernel* kTable[] = {
+#include "cpu/kernels.inc"
+};
+#undef QGMM_KERNEL
+#undef QGMM_STAGES
+
+#define QGMM_KERNEL(isa, kernel)
+#define QGMM_STAGES(isa, stages) &stages,
+constexpr const Stages* kStages[] = {
+#include "cpu/kernels.inc"
+};
+#undef QGMM_KERNEL
+#undef QGMM_STAGES
+
+Isa Allowed(Isa wanted, const std::string& who) {
+  if (wanted > BestIsa()) {
+    RefuseSetting(who + " must be at most " + Name(BestIsa()) + " on this machine; got " + Name(wanted));
+  }
+  return wanted;
+}
+
+}  // namespace
+
+std::span<const Kernel* const> KernelTable() { return kTable; }
+
+const Stages& StagesFor(Isa isa) {
+  const Stages* best = kStages[0];
+  for (const Stages* stages : kStages) {
+    if (stages->isa <= isa) best = stages;
+  }
+  return *best;
+}
+
+Isa BestIsa() {
+#if defined(__x86_64__)
+  static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  if (avx2) return Isa::kAvx2;
+#endif
+  return Isa::kScalar;
+}
+
+Isa ChosenIsa(int limit) {
+  if (limit >= 0) {
+    if (limit > static_cast<int>(Isa::kAvx2)) {
+      RefuseSetting("Context::max_isa must be 0 (scalar) or 1 (avx2); got " + std::to_string(limit));
+    }
+    return Allowed(static_cast<Isa>(limit), "Context::max_isa");
+  }
+  const char* text = std::getenv("QGMM_MAX_ISA");
+  if (text == nullptr || *text == '\0') return BestIsa();
+  for (Isa isa : {Isa::kScalar, Isa::kAvx2}) {
+    if (std::strcmp(text, Name(isa)) == 0) return Allowed(isa, "QGMM_MAX_ISA");
+  }
+  RefuseSetting(std::string("QGMM_MAX_ISA must be scalar or avx2; got ") + text);
+}
+
+const Kernel& ChooseKernel(Product product, int64_t slice, int64_t k, int64_t rows, Isa isa) {
+  const Kernel* best = nullptr;
+  for (const Kernel* kernel : kTable) {
+    if (kernel->product != product || kernel->isa > isa || kernel->min_rows > rows) continue;
+    if (slice != k && slice % kernel->slice_step != 0) continue;
+    best = kernel;
+  }
+  return *best;
+}
+
+}  // namespace cpu
+}  // namespace qgmm

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+// The stages between integer sums and results, over one ISA's vocabulary. Each is the formula of docs/operators.md in its
+// written order; reference.cc has the same formulas. A stage not in use is one predictable branch per row.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kernel.h"
+#include "cpu/math-inl.h"
+#include "numeric.h"
+
+namespace qgmm::cpu {
+namespace {
+
+constexpr int kRow = kPairColumns;  // a row of a strip: 16 columns of the pair's first panel, 16 of the second
+
+/// c = fma(f(a_p), ws_p, c), slices ascending, from c = +0.
+template <class V>
+void Fold(const int32_t* acc, const float* scale, bool first, int rows, float* c) {
+  for (int i = 0; i < rows; ++i, acc += kRow, c += kRow) {
+    for (int j = 0; j < kRow; j += V::kLanes) {
+      const auto sum = first ? V::Set(0.0f) : V::Load(c + j);
+      V::Store(c + j, V::Fma(V::ToFloat(V::LoadInt(acc + j)), V::Load(scale + j), sum));
+    }
+  }
+}
+
+/// t of row i, columns j ..: folded slices, or f(a + bias) * ws.
+template <class V>
+inline typename V::F Dequantize(const StripArgs& s, int i, int j, bool with_bias) {
+  if (s.folded) return V::Load(s.folded + i * kRow + j);
+  auto a = V::LoadInt(static_cast<const int32_t*>(s.acc) + i * kRow + j);
+  if (with_bias && s.int_bias) a = V::AddInt(a, V::LoadInt(s.int_bias + j));
+  return V::Mul(V::ToFloat(a), V::Load(s.scale + j));
+}
+
+/// t of a real row: with assist t = t - d;  t = t + assist.
+template <class V>
+inline typename V::F RowT(const StripArgs& s, int i, int j) {
+  auto t = Dequantize<V>(s, i, j, true);
+  if (s.assist) t = V::Add(V::Sub(t, V::Load(s.d + j)), V::Load(s.assist + j));
+  return t;
+}
+
+/// d: the t, without bias, of the row of eights that stands first.
+template <class V>
+void KeepD(const StripArgs& s) {
+  for (int j = 0; j < kRow; j += V::kLanes) V::Store(s.d + j, Dequantize<V>(s, 0, j, false));
+}
+
+inline float XScale(const StripArgs& s, int row) {
+  const Vector& scale = s.problem->x_scale;
+  return static_cast<const float*>(scale.data)[(s.first_row + row) * scale.stride];
+}
+
+/// c = t * x_scale;  limit;  s = Silu(gate) * up;  s = s * smooth;  row maximum of bits |s| over real columns.
+template <class V>
+void FinishSwiglu(const StripArgs& s) {
+  using I = typename V::I;
+  if (s.assist_row) KeepD<V>(s);
+  const Epilogue& e = s.problem->epilogue;
+  const auto limit = V::Set(e.limit), low = V::Set(-e.limit);
+  for (int i = s.assist_row; i < s.rows; ++i) {
+    const int row = i - s.assist_row;
+    const auto x_scale = V::Set(XScale(s, row));
+    float* out = s.results + row * kPanelColumns;
+    I top = V::SetInt(0);
+    for (int j = 0; j < kPanelColumns; j += V::kLanes) {
+      auto gate = V::Mul(RowT<V>(s, i, j), x_scale);
+      auto up = V::Mul(RowT<V>(s, i, j + kPanelColumns), x_scale);
+      if (e.limited) {
+        gate = V::Min(gate, limit);
+        up = V::Max(V::Min(up, limit), low);
+      }
+      auto v = V::Mul(Silu<V>(gate), up);
+      if (s.smooth) v = V::Mul(v, V::Load(s.smooth + j));
+      V::Store(out + j, v);
+      top = V::MaxInt(top, V::AndInt(V::Bits(v), V::SetInt(0x7FFFFFFF)));
+    }
+    uint32_t highest = 0;
+    if (s.columns[0] == kPanelColumns) {
+      highest = static_cast<uint32_t>(V::MaxLane(top));
+    } else {  // padding is left out by index: an infinite x_scale turned its zeros into NaN
+      for (int j = 0; j < s.columns[0]; ++j) {
+        const uint32_t bits = Bits(out[j]) & 0x7FFFFFFFu;
+        highest = bits > highest ? bits : highest;
+      }
+    }
+    if (highest > s.row_max[row]) s.row_max[row] = highest;
+  }
+}
+
+/// Narrows z once and stores the real columns of one panel.
+template <class V>
+inline void StoreRow(const Matrix& y, int64_t row, int64_t column, int count, const float* z) {
+  const int64_t at = row * y.row_stride + column * y.column_stride;
+  if (y.column_stride == 1 && count == kPanelColumns && V::StoreNarrow16(y.data, y.dtype, at, z)) return;
+  for (int j = 0; j < count; ++j) Store(y.data, y.dtype, at + j * y.column_stride, z[j]);
+}
+
+/// t = offset ? fma(offset, X, P) : P;  z = bias ? fma(scale, t, bias) : scale * t;  y = act(z).
+template <class V>
+void FinishAffine(const StripArgs& s) {
+  const Problem& p = *s.problem;
+  alignas(64) float z[kRow];
+  for (int i = 0; i < s.rows; ++i) {
+    for (int j = 0; j < kRow; j += V::kLanes) {
+      auto t = V::Load(static_cast<const float*>(s.acc) + i * kRow + j);
+      if (s.offset) t = V::Fma(V::Load(s.offset + j), V::Set(s.x_sums[i]), t);
+      const auto scale = V::Load(s.scale + j);
+      t = s.bias ? V::Fma(scale, t, V::Load(s.bias + j)) : V::Mul(scale, t);
+      V::Store(z + j, CanonicalNan<V>(Activate<V>(p.epilogue.activation, t)));
+    }
+    for (int h = 0; h < 2; ++h) {
+      StoreRow<V>(p.y, s.first_row + i, s.first_column[h], s.columns[h], z + h * kPanelColumns);
+    }
+  }
+}
+
+/// z = t * x_scale;  z = z + bias;  y = act(z). kInt32: y = a + bias.
+template <class V>
+void FinishDequantize(const StripArgs& s) {
+  const Problem& p = *s.problem;
+  const bool integers = p.epilogue.finish == Finish::kInt32;
+  if (s.assist_row) KeepD<V>(s);
+  alignas(64) float z[kRow];
+  for (int i = s.assist_row; i < s.rows; ++i) {
+    const int64_t row = s.first_row + i - s.assist_row;
+    for (int j = 0; j < kRow && !integers; j += V::kLanes) {
+      auto t = RowT<V>(s, i, j);
+      if (p.x_scale.data) t = V::Mul(t, V::Set(XScale(s, i - s.assist_row)));
+      if (s.bias) t = V::Add(t, V::Load(s.bias + j));
+      V::Store(z + j, CanonicalNan<V>(Activate<V>(p.epilogue.activation, t)));
+    }
+    for (int h = 0; h < 2; ++h) {
+      if (!integers) {
+        StoreRow<V>(p.y, row, s.first_column[h], s.columns[h], z + h * kPanelColumns);
+        continue;
+      }
+      const int32_t* a = static_cast<const int32_t*>(s.acc) + i * kRow + h * kPanelColumns;
+      int32_t* y = static_cast<int32_t*>(p.y.data) + row * p.y.row_stride + s.first_column[h] * p.y.column_stride;
+      for (int j = 0; j < s.columns[h]; ++j) {
+        const uint32_t bias = s.int_bias ? static_cast<uint32_t>(s.int_bias[h * kPanelColumns + j]) : 0;
+        y[j * p.y.column_stride] = static_cast<int32_t>(static_cast<uint32_t>(a[j]) + bias);
+      }
+    }
+  }
+}
+
+/// int8, int4: clamp(rint(v / scale), -max, max); fp8: the quotient, narrowed.
+template <class V>
+void Quantize(const float* v, int count, float scale, DType dtype, uint8_t* q, int64_t q_stride) {
+  const bool fp8 = dtype == DType::kFloat8E4M3 || dtype == DType::kFloat8E5M2;
+  const float max = dtype == DType::kInt4 ? 7.0f : 127.0f;
+  const auto divisor = V::Set(scale), high = V::Set(max), low = V::Set(-max);
+  int j = 0;
+  alignas(64) float quotient[V::kLanes];
+  alignas(64) int32_t code[V::kLanes];
+  while (j < count) {
+    const int lanes = count - j < V::kLanes ? count - j : V::kLanes;
+    auto x = V::Set(0.0f);
+    if (lanes == V::kLanes) {
+      x = V::Load(v + j);
+    } else {
+      for (int l = 0; l < V::kLanes; ++l) quotient[l] = l < lanes ? v[j + l] : 0.0f;
+      x = V::Load(quotient);
+    }
+    x = V::Div(x, divisor);
+    if (fp8) {
+      V::Store(quotient, x);
+      for (int l = 0; l < lanes; ++l) {
+        q[(j + l) * q_stride] = dtype == DType::kFloat8E4M3 ? ToFloat8E4M3(quotient[l]) : ToFloat8E5M2(quotient[l]);
+      }
+    } else {
+      const auto integer = V::Truncate(V::Max(V::Min(V::Rint(x), high), low));
+      if (lanes != V::kLanes || q_stride != 1 || !V::StoreBytes(q + j, integer)) {
+        V::StoreInt(code, integer);
+        for (int l = 0; l < lanes; ++l) q[(j + l) * q_stride] = static_cast<uint8_t>(code[l]);
+      }
+    }
+    j += lanes;
+  }
+}
+
+/// out = f(x), times smooth; returns the maximum of the bits of |out|.
+template <class V>
+uint32_t WidenRow(const void* x, DType dtype, int64_t stride, const float* smooth, int64_t count, float* out) {
+  if (stride != 1 || !V::Widen(x, dtype, count, out)) {
+    for (int64_t j = 0; j < count; ++j) out[j] = Load(x, dtype, j * stride);
+  }
+  uint32_t highest = 0;
+  int64_t j = 0;
+  auto top = V::SetInt(0);
+  for (; j + V::kLanes <= count; j += V::kLanes) {
+    auto v = V::Load(out + j);
+    if (smooth) v = V::Mul(v, V::Load(smooth + j));
+    V::Store(out + j, v);
+    top = V::MaxInt(top, V::AndInt(V::Bits(v), V::SetInt(0x7FFFFFFF)));
+  }
+  highest = static_cast<uint32_t>(V::MaxLane(top));
+  for (; j < count; ++j) {
+    if (smooth) out[j] = out[j] * smooth[j];
+    const uint32_t bits = Bits(out[j]) & 0x7FFFFFFFu;
+    highest = bits > highest ? bits : highest;
+  }
+  return highest;
+}
+
+template <class V>
+void ExpSilu(const float* t, int count, float* exp, float* silu) {
+  for (int j = 0; j + V::kLanes <= count; j += V::kLanes) {
+    V::Store(exp + j, Exp<V>(V::Load(t + j)));
+    V::Store(silu + j, Silu<V>(V::Load(t + j)));
+  }
+}
+
+template <class V>
+constexpr Stages MakeStages(Isa isa) {
+  return {isa, Fold<V>, FinishSwiglu<V>, FinishAffine<V>, FinishDequantize<V>, Quantize<V>, WidenRow<V>, ExpSilu<V>};
+}
+
+}  // namespace
+}  // namespace qgmm::cpu

@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tile loops of AVX2. All exact for every input: no vpmaddubsw on int8 (its pair sum saturates: 2 * 255 * 127 > 32767).
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/kernel.h"
+
+namespace qgmm::cpu {
+namespace {
+
+constexpr int kRegisters = 16;
+constexpr int kPrefetchBytes = 2048;  // ahead in a panel that comes from memory; panels of a task are contiguous
+
+inline __m256i Load32(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+inline void Store32(void* p, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
+inline __m256i Broadcast4(const void* p) {
+  int32_t v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return _mm256_set1_epi32(v);
+}
+inline void PrefetchAhead(const uint8_t* w) { _mm_prefetch(reinterpret_cast<const char*>(w) + kPrefetchBytes, _MM_HINT_T0); }
+
+/// One compiled loop per number of rows up to kMax.
+template <int kMax, template <int> class Gemm>
+void ForRows(const GemmArgs& a) {
+  if constexpr (kMax > 1) {
+    if (a.rows < kMax) return ForRows<kMax - 1, Gemm>(a);
+  }
+  Gemm<kMax>::Run(a);
+}
+
+/// The accumulators of kRows rows x 16 columns, int32.
+template <int kRows>
+struct Sums {
+  __m256i c[kRows][2];
+
+  void Start(const GemmArgs& a) {
+    const int32_t* acc = static_cast<const int32_t*>(a.acc);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 2
+      for (int j = 0; j < 2; ++j) {
+        c[i][j] = a.add ? Load32(acc + i * kPairColumns + 8 * j) : _mm256_setzero_si256();
+      }
+    }
+  }
+  void Finish(const GemmArgs& a) const {
+    int32_t* acc = static_cast<int32_t*>(a.acc);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 2
+      for (int j = 0; j < 2; ++j) Store32(acc + i * kPairColumns + 8 * j, c[i][j]);
+    }
+  }
+};
+
+/// Even bytes (k 0 and 2 of four) and odd bytes (k 1 and 3) of a line's half, as int16: three shifts, where
+/// vpmovsxbw would need two loads and leave the four k of a column in two registers' halves.
+inline __m256i EvenBytes(__m256i v) { return _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8); }
+inline __m256i OddBytes(__m256i v) { return _mm256_srai_epi16(v, 8); }
+
+/// int16, each four k in the order 0 2 1 3: the order in which shifts split a line's bytes into pairs.
+void PackXShorts(const PackXArgs& a) {
+  for (int i = 0; i < a.rows; ++i) {
+    const int8_t* x = static_cast<const int8_t*>(a.x) + i * a.row_stride;
+    int16_t* out = static_cast<int16_t*>(a.packed) + i * a.packed_stride;
+    int64_t k = 0;
+    for (; k + 4 <= a.k; k += 4) {
+      out[k] = x[k * a.k_stride];
+      out[k + 1] = x[(k + 2) * a.k_stride];
+      out[k + 2] = x[(k + 1) * a.k_stride];
+      out[k + 3] = x[(k + 3) * a.k_stride];
+    }
+    std::memset(out + k, 0, static_cast<size_t>(a.padded_k - k) * sizeof(int16_t));
+    static constexpr int kOrder[4] = {0, 2, 1, 3};
+    for (int64_t rest = 0; k + rest < a.k; ++rest) out[k + kOrder[rest]] = x[(k + rest) * a.k_stride];
+  }
+}
+
+/// int8 from packed lines. Per line and row 2 broadcasts, 4 vpmaddwd, 4 vpaddd; 6 shifts a line.
+template <int kRows>
+struct GemmWide {
+  static_assert(kRows * 2 + 4 + 2 <= kRegisters);
+  static void Run(const GemmArgs& a) {
+    Sums<kRows> sums;
+    sums.Start(a);
+    const int16_t* x = static_cast<const int16_t*>(a.x);
+    const uint8_t* w = a.w;
+    for (int k = 0; k < a.k; k += 4, w += kLineBytes, x += 4) {
+      PrefetchAhead(w);
+      const __m256i v0 = Load32(w), v1 = Load32(w + 32);
+      const __m256i even0 = EvenBytes(v0), odd0 = OddBytes(v0), even1 = EvenBytes(v1), odd1 = OddBytes(v1);
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i) {
+        const __m256i x02 = Broadcast4(x + i * a.x_stride), x13 = Broadcast4(x + i * a.x_stride + 2);
+        sums.c[i][0] = _mm256_add_epi32(sums.c[i][0], _mm256_add_epi32(_mm256_madd_epi16(even0, x02), _mm256_madd_epi16(odd0, x13)));
+        sums.c[i][1] = _mm256_add_epi32(sums.c[i][1], _mm256_add_epi32(_mm256_madd_epi16(even1, x02), _mm256_madd_epi16(odd1, x13)));
+      }
+    }
+    sums.Finish(a);
+  }
+};
+
+/// A line as two of int16 pairs: [16 columns][k 0, 2], then [16 columns][k 1, 3].
+void WidenToShorts(const uint8_t* lines, int line_count, uint8_t* out) {
+  for (int l = 0; l < line_count; ++l, lines += kLineBytes, out += 2 * kLineBytes) {
+    PrefetchAhead(lines);
+    const __m256i v0 = Load32(lines), v1 = Load32(lines + 32);
+    Store32(out, EvenBytes(v0));
+    Store32(out + 32, EvenBytes(v1));
+    Store32(out + 64, OddBytes(v0));
+    Store32(out + 96, OddBytes(v1));
+  }
+}
+
+/// int8 from a widened panel. Per two k: 2 loads, 6 broadcasts, 12 vpmaddwd, 12 vpaddd = 192 multiply-adds.
+template <int kRows>
+struct GemmShorts {
+  static_assert(kRows * 2 + 2 + 1 <= kRegisters);
+  static void Run(const GemmArgs& a) {
+    Sums<kRows> sums;
+    sums.Start(a);
+    const int16_t* x = static_cast<const int16_t*>(a.x);
+    const uint8_t* w = a.w;
+    const int steps = (a.k + 3) / 4 * 2;
+    for (int q = 0; q < steps; ++q, w += 64, x += 2) {
+      const __m256i b0 = Load32(w), b1 = Load32(w + 32);
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i) {
+        const __m256i pair = Broadcast4(x + i * a.x_stride);
+        sums.c[i][0] = _mm256_add_epi32(sums.c[i][0], _mm256_madd_epi16(pair, b0));
+        sums.c[i][1] = _mm256_add_epi32(sums.c[i][1], _mm256_madd_epi16(pair, b1));
+      }
+    }
+    sums.Finish(a);
+  }
+};
+
+/// Sums of u4 x s8 products: int16 partials of at most eight steps (8 * 2 * 15 * 128 = 30720 fits), then int32.
+template <int kRows>
+struct NibbleSums {
+  Sums<kRows> sums;
+  __m256i partial[kRows][2];
+
+  /// The + 8 of the stored nibbles is taken out at the start of a slice.
+  void Start(const GemmArgs& a) {
+    sums.Start(a);
+    if (a.add) return;
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+      const __m256i start = _mm256_set1_epi32(-8 * a.row_sums[i * a.row_sums_stride]);
+      sums.c[i][0] = start;
+      sums.c[i][1] = start;
+    }
+  }
+  void Clear() {
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) partial[i][0] = partial[i][1] = _mm256_setzero_si256();
+  }
+  void Step(const GemmArgs& a, const int8_t* x, __m256i b0, __m256i b1) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+      const __m256i four = Broadcast4(x + i * a.x_stride);
+      partial[i][0] = _mm256_add_epi16(partial[i][0], _mm256_maddubs_epi16(b0, four));
+      partial[i][1] = _mm256_add_epi16(partial[i][1], _mm256_maddubs_epi16(b1, four));
+    }
+  }
+  void Flush() {
+    const __m256i ones = _mm256_set1_epi16(1);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+      sums.c[i][0] = _mm256_add_epi32(sums.c[i][0], _mm256_madd_epi16(partial[i][0], ones));
+      sums.c[i][1] = _mm256_add_epi32(sums.c[i][1], _mm256_madd_epi16(partial[i][1], ones));
+    }
+  }
+};
+
+/// int4 from packed lines: 8 k a line, two steps each, flushed every four lines.
+template <int kRows>
+struct GemmInt4 {
+  static void Run(const GemmArgs& a) {
+    NibbleSums<kRows> s;
+    s.Start(a);
+    const __m256i low = _mm256_set1_epi8(15);
+    const int8_t* x = static_cast<const int8_t*>(a.x);
+    const uint8_t* w = a.w;
+    const int lines = (a.k + 7) / 8;
+    for (int l = 0; l < lines;) {
+      const int end = l + 4 < lines ? l + 4 : lines;
+      s.Clear();
+      for (; l < end; ++l, w += kLineBytes, x += 8) {
+        PrefetchAhead(w);
+        const __m256i v0 = Load32(w), v1 = Load32(w + 32);
+        s.Step(a, x, _mm256_and_si256(v0, low), _mm256_and_si256(v1, low));
+        s.Step(a, x + 4, _mm256_and_si256(_mm256_srli_epi16(v0, 4), low), _mm256_and_si256(_mm256_srli_epi16(v1, 4), low));
+      }
+      s.Flush();
+    }
+    s.sums.Finish(a);
+  }
+};
+
+/// An int4 line as two byte lines, nibbles still + 8.
+void SplitNibbles(const uint8_t* lines, int line_count, uint8_t* out) {
+  const __m256i low = _mm256_set1_epi8(15);
+  for (int l = 0; l < line_count; ++l, lines += kLineBytes, out += 2 * kLineBytes) {
+    PrefetchAhead(lines);
+    const __m256i v0 = Load32(lines), v1 = Load32(lines + 32);
+    Store32(out, _mm256_and_si256(v0, low));
+    Store32(out + 32, _mm256_and_si256(v1, low));
+    Store32(out + 64, _mm256_and_si256(_mm256_srli_epi16(v0, 4), low));
+    Store32(out + 96, _mm256_and_si256(_mm256_srli_epi16(v1, 4), low));
+  }
+}
+
+template <int kRows>
+struct GemmNibbles {
+  static void Run(const GemmArgs& a) {
+    NibbleSums<kRows> s;
+    s.Start(a);
+    const int8_t* x = static_cast<const int8_t*>(a.x);
+    const uint8_t* w = a.w;
+    const int steps = (a.k + 7) / 8 * 2;
+    int q = 0;
+    for (; q + 8 <= steps; q += 8) {
+      s.Clear();
+#pragma GCC unroll 2
+      for (int t = 0; t < 8; ++t, w += kLineBytes, x += 4) s.Step(a, x, Load32(w), Load32(w + 32));
+      s.Flush();
+    }
+    if (q < steps) {
+      s.Clear();
+      for (; q < steps; ++q, w += kLineBytes, x += 4) s.Step(a, x, Load32(w), Load32(w + 32));
+      s.Flush();
+    }
+    s.sums.Finish(a);
+  }
+};
+
+/// fp32 accumulators; k ascending in one lane, so every ISA gives the same bits.
+template <int kRows>
+struct FloatSums {
+  __m256 c[kRows][2];
+
+  void Start(const GemmArgs& a) {
+    const float* acc = static_cast<const float*>(a.acc);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 2
+      for (int j = 0; j < 2; ++j) c[i][j] = a.add ? _mm256_loadu_ps(acc + i * kPairColumns + 8 * j) : _mm256_setzero_ps();
+    }
+  }
+  void Step(const GemmArgs& a, const float* x, __m256 b0, __m256 b1) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+      const __m256 v = _mm256_broadcast_ss(x + i * a.x_stride);
+      c[i][0] = _mm256_fmadd_ps(v, b0, c[i][0]);
+      c[i][1] = _mm256_fmadd_ps(v, b1, c[i][1]);
+    }
+  }
+  void Finish(const GemmArgs& a) const {
+    float* acc = static_cast<float*>(a.acc);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 2
+      for (int j = 0; j < 2; ++j) _mm256_storeu_ps(acc + i * kPairColumns + 8 * j, c[i][j]);
+    }
+  }
+};
+
+/// Byte kByte of every column's four, as fp32.
+template <int kByte>
+inline __m256 ByteAsFloat(__m256i v) {
+  if constexpr (kByte < 3) v = _mm256_slli_epi32(v, 24 - 8 * kByte);
+  return _mm256_cvtepi32_ps(_mm256_srai_epi32(v, 24));
+}
+
+template <int kRows>
+struct GemmFloat {
+  static_assert(kRows * 2 + 4 + 1 <= kRegisters);
+  static void Run(const GemmArgs& a) {
+    FloatSums<kRows> s;
+    s.Start(a);
+    const float* x = static_cast<const float*>(a.x);
+    const uint8_t* w = a.w;
+    for (int k = 0; k < a.k; k += 4, w += kLineBytes, x += 4) {
+      PrefetchAhead(w);
+      const __m256i v0 = Load32(w), v1 = Load32(w + 32);
+      s.Step(a, x, ByteAsFloat<0>(v0), ByteAsFloat<0>(v1));
+      s.Step(a, x + 1, ByteAsFloat<1>(v0), ByteAsFloat<1>(v1));
+      s.Step(a, x + 2, ByteAsFloat<2>(v0), ByteAsFloat<2>(v1));
+      s.Step(a, x + 3, ByteAsFloat<3>(v0), ByteAsFloat<3>(v1));
+    }
+    s.Finish(a);
+  }
+};
+
+/// A line as four rows of 16 fp32, k ascending.
+void WidenToFloats(const uint8_t* lines, int line_count, uint8_t* out) {
+  float* f = reinterpret_cast<float*>(out);
+  for (int l = 0; l < line_count; ++l, lines += kLineBytes, f += kLineBytes) {
+    PrefetchAhead(lines);
+    const __m256i v0 = Load32(lines), v1 = Load32(lines + 32);
+    _mm256_storeu_ps(f, ByteAsFloat<0>(v0));
+    _mm256_storeu_ps(f + 8, ByteAsFloat<0>(v1));
+    _mm256_storeu_ps(f + 16, ByteAsFloat<1>(v0));
+    _mm256_storeu_ps(f + 24, ByteAsFloat<1>(v1));
+    _mm256_storeu_ps(f + 32, ByteAsFloat<2>(v0));
+    _mm256_storeu_ps(f + 40, ByteAsFloat<2>(v1));
+    _mm256_storeu_ps(f + 48, ByteAsFloat<3>(v0));
+    _mm256_storeu_ps(f + 56, ByteAsFloat<3>(v1));
+  }
+}
+
+template <int kRows>
+struct GemmFloats {
+  static_assert(kRows * 2 + 2 + 1 <= kRegisters);
+  static void Run(const GemmArgs& a) {
+    FloatSums<kRows> s;
+    s.Start(a);
+    const float* x = static_cast<const float*>(a.x);
+    const float* w = reinterpret_cast<const float*>(a.w);
+    const int steps = (a.k + 3) / 4 * 4;
+    for (int k = 0; k < steps; ++k, w += kPanelColumns, ++x) s.Step(a, x, _mm256_loadu_ps(w), _mm256_loadu_ps(w + 8));
+    s.Finish(a);
+  }
+};
+
+}  // namespace
+}  // namespace qgmm::cpu

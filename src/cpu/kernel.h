@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a kernel is: one row of THE table (kernels.inc), and the float stages that go with an ISA.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "packed_format.h"
+#include "problem.h"
+#include "qgmm/context.h"
+
+namespace qgmm::cpu {
+
+/// acc[i * kPairColumns + j] (+)= sum over k of x[i][k] * w[k][j], for i < rows <= tile_m, j < 16. int32 modulo 2^32;
+/// kFloat: fp32 fma, k ascending in one lane per output.
+struct GemmArgs {
+  const void* x;         // row tile of packed x at the first k
+  ptrdiff_t x_stride;    // packed elements from row to row
+  const uint8_t* w;      // lines of one panel, as packed or as `widen` left them, at the line that holds the first k
+  const int32_t* row_sums;     // kInt4: sum of x over the slice, one per row, `row_sums_stride` apart: takes the + 8 out
+  ptrdiff_t row_sums_stride;
+  int rows;
+  int k;                 // kernels other than scalar round it up to whole lines: x and panels are padded with zeros
+  int k_offset;          // first k within the line; 0 unless slice_step is 1
+  bool add;              // acc holds the sums of an earlier part of the slice
+  void* acc;             // int32 or float
+};
+using GemmFn = void (*)(const GemmArgs&);
+
+/// Copies rows of x into the kernel's form and leaves the sums its product needs.
+struct PackXArgs {
+  const void* x;          // element [0, 0] of the rows to pack
+  DType dtype;
+  int64_t row_stride, k_stride;  // elements
+  int rows;
+  int64_t k, padded_k;
+  int64_t packed_stride;  // packed elements from row to row
+  int64_t slice;          // k elements per slice
+  void* packed;
+  int32_t* row_sums;      // kInt4: [rows][slices]; else null
+  float* x_sums;          // kFloat with offset: [rows], summed in fp64, rounded once; else null
+};
+using PackXFn = void (*)(const PackXArgs&);
+
+/// Expands `lines` lines of a packed panel to the form the kernel reads, w_bytes bytes per k and column.
+using WidenFn = void (*)(const uint8_t* lines, int line_count, uint8_t* out);
+
+struct Kernel {
+  const char* name;
+  Isa isa;
+  Product product;
+  int tile_m;      // rows per call, at most
+  int min_rows;    // rows of a block from which this row is preferred
+  int slice_step;  // slices shorter than k must be multiples of it
+  int k_block;     // most k per call when a block has several row tiles; 0: all
+  int x_bytes;     // bytes per packed x element
+  PackXFn pack_x;
+  int widened_bytes;  // bytes per line after `widen`; 0: lines are read as packed
+  WidenFn widen;
+  GemmFn gemm;
+};
+
+/// All rows of kernels.inc that were compiled in, slowest first.
+std::span<const Kernel* const> KernelTable();
+
+/// The last row that can run: its ISA is at most `isa`, its product is `product`, `slice` (of k in all) fits its step,
+/// `rows` (of the block) reach its minimum. There is always one: the scalar rows take everything.
+const Kernel& ChooseKernel(Product product, int64_t slice, int64_t k, int64_t rows, Isa isa);
+
+/// One strip of finished sums (rows x one pair of panels) on its way to the result.
+struct StripArgs {
+  const Problem* problem;
+  void* acc;             // int32 or float [rows][kPairColumns]: the sums of the only slice, else scratch
+  const float* folded;   // [rows][kPairColumns], null if there is one slice: t, folded over the slices
+  int rows;
+  int assist_row;        // 1: row 0 is the row of eights whose t is d, and is kept in `d`; 0: none
+  int64_t first_row;     // of x: row `assist_row` of the strip
+  int columns[2];        // real columns of the first and the second panel, 0..16
+  int64_t first_column[2];  // the caller's first column of each
+  const float* scale;    // [kPairColumns] of the only slice (padding: 0)
+  const int32_t* int_bias;  // [kPairColumns] or null
+  const float* assist;   // [kPairColumns] or null
+  float* d;              // [kPairColumns] or null
+  const float* smooth;   // [16] or null
+  const float* offset;   // [kPairColumns] or null
+  const float* bias;     // [kPairColumns] or null
+  const float* x_sums;   // [rows] or null
+  float* results;        // kSwigluQuant: s of the pair's 16 columns, [rows][16], first real row
+  uint32_t* row_max;     // kSwigluQuant: running maximum of bits |s| per real row
+};
+
+/// The float side of one ISA; every function computes what its formula in docs/operators.md says, bit for bit.
+struct Stages {
+  Isa isa;
+  /// c[i][j] = fma(float(acc[i][j]), scale[j], c[i][j]); the first slice starts from c = +0.
+  void (*fold)(const int32_t* acc, const float* scale, bool first, int rows, float* c);
+  /// Dequantize, limit, SwiGLU, smooth, row maximum (operator A).
+  void (*finish_swiglu)(const StripArgs&);
+  /// Affine, activation, narrowing store (operator B).
+  void (*finish_affine)(const StripArgs&);
+  /// Dequantize, bias, activation, narrowing store; or the int32 sums (grouped_matmul).
+  void (*finish_dequantize)(const StripArgs&);
+  /// q[j * q_stride] = QuantizeRow codes of v[0 .. count) for a finite scale > 0; dtype kInt8, kInt4 or fp8.
+  void (*quantize)(const float* v, int count, float scale, DType dtype, uint8_t* q, int64_t q_stride);
+  /// out[j] = f(x[j]) (* smooth[j]); returns the maximum of the bits of |out[j]|.
+  uint32_t (*widen_row)(const void* x, DType dtype, int64_t stride, const float* smooth, int64_t count, float* out);
+  /// For the checksum tests of Exp and Silu, and the companions.
+  void (*exp_silu)(const float* t, int count, float* exp, float* silu);
+};
+const Stages& StagesFor(Isa isa);
+
+/// The best ISA this machine has; `limit` (Context::max_isa), then QGMM_MAX_ISA lower it. Asking for more than the
+/// machine has is refused (InvalidArgument).
+Isa BestIsa();
+Isa ChosenIsa(int limit);
+
+}  // namespace qgmm::cpu

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+// The rules by which rows become blocks, blocks become tasks, and workers get their shares.
+#include "cpu/plan.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "cpu/team.h"
+
+namespace qgmm::cpu {
+namespace {
+
+constexpr int64_t kMaxBlockRows = 256, kMinBlockRows = 64;
+constexpr int64_t kPlainKBlock = 2048;  // k of plain weights packed at once: 8 panels of 32 KiB stay in L2
+constexpr int kSpanPlain = 4;           // pairs: 64 columns of each half, so whole cache lines of [k, n] are read
+constexpr int kBlocksPerWorker = 4;     // from there on blocks are not split: stealing balances them
+constexpr int kTasksPerWorker = 8;
+constexpr double kBytesPerNs = 12, kMacsPerNs = 60;  // one core of the machines measured; only ratios matter
+
+int64_t RoundUp(int64_t v, int64_t step) { return (v + step - 1) / step * step; }
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/// Whole slices up to `most` k, or a part of one slice in whole lines; `most` 0: all of k.
+int64_t KBlock(const Problem& p, int64_t most) {
+  if (most == 0 || most >= p.k) return p.k;
+  if (p.slice <= most) return most / p.slice * p.slice;
+  return most;
+}
+
+int64_t KBlockOf(const Problem& p, const Kernel& kernel, int64_t packed_rows) {
+  int64_t most = packed_rows > kernel.tile_m ? kernel.k_block : 0;
+  if (!p.w.packed.given() && (most == 0 || most > kPlainKBlock)) most = kPlainKBlock;
+  if (kernel.slice_step == 1 && p.slice != p.k) return p.k;  // scalar slices may start within a line
+  return KBlock(p, most);
+}
+
+int64_t BlockRows(const Problem& p, Isa isa, int64_t group_rows, const Caches& caches) {
+  const Kernel& kernel = ChooseKernel(p.product, p.slice, p.k, group_rows, isa);
+  const int64_t row_bytes = std::min(PaddedK(p.k), kernel.k_block ? kernel.k_block : p.k) * kernel.x_bytes;
+  int64_t most = std::clamp(caches.l2 / 2 / std::max<int64_t>(row_bytes, 1), kMinBlockRows, kMaxBlockRows);
+  if (p.expected_rows > 0) most = std::clamp(RoundUp(p.expected_rows, kMinBlockRows), kMinBlockRows, most);
+  return most;
+}
+
+/// Nanoseconds for all pairs of a block, roughly.
+double Cost(const Problem& p, const RowBlock& b) {
+  const double weights = static_cast<double>(p.k) * static_cast<double>(p.n);
+  const double bytes = weights / (p.w.dtype == DType::kInt4 ? 2 : 1);
+  const double pack = p.w.packed.given() ? 1 : 3;  // plain weights are read, packed and read again
+  return std::max(pack * bytes / kBytesPerNs, weights * b.packed_rows / kMacsPerNs);
+}
+
+void AddBlocks(const Problem& p, const RowRange& range, const Caches& caches, Plan& plan) {
+  const int64_t group_rows = range.end - range.begin;
+  const int64_t most = BlockRows(p, plan.isa, group_rows, caches) - (plan.assist_row ? 1 : 0);
+  const int64_t count = CeilDiv(group_rows, most);
+  const int64_t rows = std::min(most, count > 1 ? RoundUp(CeilDiv(group_rows, count), 12) : group_rows);
+  for (int64_t row = range.begin; row < range.end; row += rows) {
+    RowBlock block = {};
+    block.expert = range.expert;
+    block.first_row = row;
+    block.rows = static_cast<int>(std::min(rows, range.end - row));
+    block.packed_rows = block.rows + (plan.assist_row ? 1 : 0);
+    block.kernel = &ChooseKernel(p.product, p.slice, p.k, block.packed_rows, plan.isa);
+    block.k_block = KBlockOf(p, *block.kernel, block.packed_rows);
+    block.tasks = 1;
+    block.results = block.row_max = -1;
+    plan.blocks.push_back(block);
+  }
+}
+
+/// Few blocks are split over pairs into tasks of about equal cost, at least 4 pairs each from 64 rows on, as every
+/// worker that takes one packs x for itself.
+void Split(const Problem& p, Plan& plan) {
+  if (plan.workers == 1 || static_cast<int64_t>(plan.blocks.size()) >= int64_t{kBlocksPerWorker} * plan.workers) return;
+  double total = 0;
+  for (const RowBlock& b : plan.blocks) total += Cost(p, b);
+  for (RowBlock& b : plan.blocks) {
+    const int64_t least = b.rows >= kMinBlockRows ? 4 : 1;
+    const double share = Cost(p, b) / total * kTasksPerWorker * plan.workers;
+    const int64_t most = std::max<int64_t>(1, plan.pairs / std::max<int64_t>(least, plan.span));
+    b.tasks = static_cast<int>(std::clamp<int64_t>(std::llround(share), 1, most));
+    if (b.tasks == 1 || p.epilogue.finish != Finish::kSwigluQuant) continue;
+    b.results = static_cast<int64_t>(plan.shared_bytes);
+    plan.shared_bytes += RoundUp(plan.pairs * b.rows * kPanelColumns * sizeof(float), 64);
+    b.row_max = static_cast<int64_t>(plan.shared_bytes);
+    plan.shared_bytes += RoundUp(int64_t{b.tasks} * b.rows * sizeof(uint32_t), 64);
+  }
+}
+
+void AddTasks(const Problem& p, Plan& plan) {
+  std::vector<double> cost;
+  for (size_t i = 0; i < plan.blocks.size(); ++i) {
+    const RowBlock& b = plan.blocks[i];
+    for (int t = 0; t < b.tasks; ++t) {
+      const int64_t first = plan.pairs * t / b.tasks, last = plan.pairs * (t + 1) / b.tasks;
+      plan.tasks.push_back({static_cast<int32_t>(i), t, first, last - first});
+      cost.push_back(Cost(p, b) * static_cast<double>(last - first) / static_cast<double>(plan.pairs));
+    }
+  }
+  const int64_t grouped = p.rows.empty() ? 0 : p.rows.back().end;
+  if (grouped < p.m) {
+    plan.tasks.push_back({-1, 0, grouped, p.m - grouped});
+    cost.push_back(static_cast<double>(p.m - grouped) * static_cast<double>(p.n) / kBytesPerNs);
+  }
+  double total = 0;
+  for (double c : cost) total += c;
+  plan.workers = std::max(1, std::min<int>(plan.workers, static_cast<int>(plan.tasks.size())));
+  plan.bounds.assign(1, 0);
+  double sum = 0;
+  for (size_t i = 0; i < cost.size(); ++i) {  // task i goes to the worker whose share its middle falls in
+    const int owner = total > 0 ? static_cast<int>((sum + cost[i] / 2) / total * plan.workers) : 0;
+    while (static_cast<int>(plan.bounds.size()) <= std::min(owner, plan.workers - 1)) plan.bounds.push_back(static_cast<int32_t>(i));
+    sum += cost[i];
+  }
+  plan.bounds.resize(static_cast<size_t>(plan.workers) + 1, static_cast<int32_t>(plan.tasks.size()));
+}
+
+/// The most that any block needs of every part.
+void LayOutScratch(const Problem& p, Plan& plan) {
+  const bool plain = !p.w.packed.given(), whole_results = p.epilogue.finish == Finish::kSwigluQuant;
+  const int64_t slices = p.slices();
+  ScratchLayout need;
+  for (const RowBlock& b : plan.blocks) {
+    const Kernel& kernel = *b.kernel;
+    const int64_t strip = std::min<int64_t>(StripRows(kernel), b.packed_rows);
+    const int64_t acc_rows = b.k_block < p.k ? int64_t{b.packed_rows} * plan.span : strip;
+    const int64_t lines = CeilDiv(b.k_block, LineK(p.w.dtype)) + 1;
+    const auto raise = [](size_t& part, int64_t bytes) { part = std::max(part, static_cast<size_t>(RoundUp(bytes, 64))); };
+    raise(need.packed_x, b.packed_rows * PackedStride(p.k, kernel) * kernel.x_bytes);
+    if (p.product == Product::kInt4) raise(need.row_sums, b.packed_rows * slices * 4);
+    raise(need.x_sums, b.packed_rows * 4);
+    raise(need.acc, acc_rows * kPairColumns * 4);
+    if (slices > 1) raise(need.folded, acc_rows * kPairColumns * 4);
+    if (plain) raise(need.lines, plan.span * 2 * lines * kLineBytes);
+    if (kernel.widen) raise(need.widened, 2 * lines * kernel.widened_bytes);
+    raise(need.scales, plan.span * slices * kPairColumns * 4);
+    raise(need.columns, plan.span * kColumnRows * kPairColumns * 4);
+    if (whole_results && b.tasks == 1) raise(need.results, plan.pairs * b.rows * kPanelColumns * 4);
+    if (whole_results) raise(need.row_max, int64_t{b.rows} * 4);
+  }
+  size_t at = 0;
+  for (size_t ScratchLayout::*part : {&ScratchLayout::packed_x, &ScratchLayout::row_sums, &ScratchLayout::x_sums,
+                                      &ScratchLayout::acc, &ScratchLayout::folded, &ScratchLayout::lines,
+                                      &ScratchLayout::widened, &ScratchLayout::scales, &ScratchLayout::columns,
+                                      &ScratchLayout::results, &ScratchLayout::row_max}) {
+    plan.scratch.*part = at;
+    at += need.*part;
+  }
+  plan.scratch.bytes = static_cast<size_t>(RoundUp(static_cast<int64_t>(at), 4096)) + 64;
+}
+
+}  // namespace
+
+int64_t PackedStride(int64_t k, const Kernel& kernel) {
+  // One cache line more than the row: rows whose distance is a multiple of 4 KiB would share their L1 sets.
+  return PaddedK(k) + 64 / kernel.x_bytes;
+}
+
+Caches DetectCaches() {
+  static const Caches caches = [] {
+    const long l2 = sysconf(_SC_LEVEL2_CACHE_SIZE), l3 = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    return Caches{l2 > 0 ? l2 : 512 * 1024, l3 > 0 ? l3 : 0};
+  }();
+  return caches;
+}
+
+Plan MakePlan(const Problem& problem, Isa isa, int workers, const Caches& caches) {
+  Plan plan;
+  plan.isa = isa;
+  plan.stages = &StagesFor(isa);
+  plan.workers = workers;
+  plan.pairs = Pairs(problem.n);
+  plan.assist_row = problem.epilogue.assist.given();
+  plan.span = problem.w.packed.given() ? 1 : static_cast<int>(std::min<int64_t>(kSpanPlain, plan.pairs));
+  for (const RowRange& range : problem.rows) AddBlocks(problem, range, caches, plan);
+  Split(problem, plan);
+  AddTasks(problem, plan);
+  LayOutScratch(problem, plan);
+  return plan;
+}
+
+Plan MakePlan(const Problem& problem, const Context& context) {
+  std::string why;
+  const int workers = WorkersFor(context, &why);
+  Plan plan = MakePlan(problem, ChosenIsa(context.max_isa), workers, DetectCaches());
+  plan.workers_why = plan.workers < workers ? "no more tasks than that" : why;
+  return plan;
+}
+
+}  // namespace qgmm::cpu

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// Problem -> Plan: row blocks, tasks, kernels, scratch memory. A plan is data; making one computes nothing of the result.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "cpu/kernel.h"
+#include "problem.h"
+#include "qgmm/context.h"
+
+namespace qgmm::cpu {
+
+/// Consecutive rows of one group; packed once, multiplied by one kernel.
+struct RowBlock {
+  int64_t expert, first_row;
+  int rows;                 // of x, at most 256
+  int packed_rows;          // rows, plus the row of eights in front when there is an assist matrix
+  const Kernel* kernel;
+  int64_t k_block;          // k elements per pass over the block's strips: whole slices, or a part of one
+  int tasks;                // 1: whole, results stay in the worker's scratch; more: split over pairs
+  int64_t results = -1;     // split operator A: offset of [pair][rows][16] fp32 in the shared workspace
+  int64_t row_max = -1;     // split operator A: offset of [task][rows] uint32 there
+};
+
+/// Pairs [first_pair, first_pair + pairs) of a block; block -1: rows [first_pair, first_pair + pairs) of y become zeros.
+struct Task {
+  int32_t block, index;     // index: which of the block's tasks
+  int64_t first_pair, pairs;
+};
+
+/// Byte offsets into one worker's scratch; 64-byte aligned. 0 bytes where a part is not needed.
+struct ScratchLayout {
+  size_t packed_x = 0, row_sums = 0, x_sums = 0, acc = 0, folded = 0, lines = 0, widened = 0, scales = 0, columns = 0,
+         results = 0, row_max = 0;
+  size_t bytes = 0;
+};
+
+struct Plan {
+  Isa isa = Isa::kScalar;
+  const Stages* stages = nullptr;
+  int workers = 1;
+  std::string workers_why;
+  int64_t pairs = 0;
+  int span = 1;              // pairs prepared together: 1, or 4 where plain weights are packed on the way
+  bool assist_row = false;
+  std::vector<RowBlock> blocks;
+  std::vector<Task> tasks;
+  std::vector<int32_t> bounds;  // tasks of worker w: [bounds[w], bounds[w + 1])
+  ScratchLayout scratch;
+  size_t shared_bytes = 0;
+  size_t workspace_bytes() const { return shared_bytes + static_cast<size_t>(workers) * scratch.bytes; }
+};
+
+/// Bytes per core that a plan counts on.
+struct Caches {
+  int64_t l2 = 0, l3 = 0;
+};
+Caches DetectCaches();
+
+/// A pure function of its arguments.
+Plan MakePlan(const Problem& problem, Isa isa, int workers, const Caches& caches);
+Plan MakePlan(const Problem& problem, const Context& context);
+
+/// Packed elements from row to row of packed x.
+int64_t PackedStride(int64_t k, const Kernel& kernel);
+
+/// Rows of kPairColumns values that a pair's stages may need: int bias, assist, d, smooth, offset, bias.
+inline constexpr int kColumnRows = 6;
+
+/// Rows that a strip takes: a multiple of tile_m, at most 64, whose accumulators fit L1.
+inline int StripRows(const Kernel& kernel) { return 64 / kernel.tile_m * kernel.tile_m; }
+
+}  // namespace qgmm::cpu
