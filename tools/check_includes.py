@@ -17,7 +17,7 @@ ROOMS = {
     "isa": (r"src/cpu/isa/.*|src/cpu/.*-inl\.h",
             {"isa", "src/problem.h", "src/numeric.h", "src/packed_format.h", "src/cpu/kernel.h", "src/cpu/kernels.inc",
              "include/qgmm/types.h"}, rf"[a-z_]+|{INTRINSICS}"),
-    "cpu": (r"src/cpu/.*", {"public", "core", "cpu", "src/cpu/isa/tables.h"}, r"[a-z_]+|sched\.h"),
+    "cpu": (r"src/cpu/.*", {"public", "core", "cpu", "src/cpu/isa/tables.h"}, r"[a-z_]+|sched\.h|unistd\.h|sys/mman\.h"),
     "cuda": (r"src/cuda/.*", {"public", "core", "cuda"}, r"[a-z_]+|cuda.*"),
     "core": (r"src/[^/]*", {"public", "core"}, r"[a-z_]+"),
     "torch": (r"torch/.*", {"public", "torch"}, r"[a-z_]+|torch/.*"),

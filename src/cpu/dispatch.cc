@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which ISA this machine has, which one a call may use, and which kernel a block of rows gets.
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -50,9 +54,17 @@ const Stages& StagesFor(Isa isa) {
   return *best;
 }
 
+#if defined(__x86_64__)
+/// The bit itself: __builtin_cpu_supports of clang 14 does not know the name.
+static bool HasF16c() {
+  unsigned a, b, c = 0, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
+}
+#endif
+
 Isa BestIsa() {
 #if defined(__x86_64__)
-  static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c();
   if (avx2) return Isa::kAvx2;
 #endif
   return Isa::kScalar;
