@@ -15,7 +15,7 @@ from cases import LISTS, Data, Tokens
 from machine import cpu_name, has_flag, last_level_cache
 from roof import Roof
 
-SLOW = 1.0  # seconds of one call from which it is measured fewer times
+BUDGET = 3.0  # seconds of calls per measurement: slow rivals are measured fewer times
 
 
 def say(**fields):
@@ -47,7 +47,7 @@ class Measured:
             self.error, self.exact, self.kernel, self.isa = f"{type(error).__name__}: {error}"[:200], None, None, None
             self.wanted = 0
             return
-        self.wanted = repeats if first < SLOW else max(1, int(3 * SLOW / first))
+        self.wanted = min(repeats, max(1, int(BUDGET / first)))
 
     def once(self, tokens):
         start = time.perf_counter()
