@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m qgmm.compat.npu script.py`: a script behaves as under `python script.py`, with the stand-ins in reach."""
+import runpy
 import signal
 import subprocess
 import sys
@@ -85,17 +86,19 @@ def test_the_stand_ins_are_there(tmp_path):
     assert (came.stdout, came.returncode) == ("[[4.0, 4.0, 4.0], [4.0, 4.0, 4.0]] True\n", 0), came.stderr
 
 
-def test_no_script(tmp_path):
-    for arguments in ([], ["--help"]):
-        came = start([*RUNNER, *arguments], tmp_path)
-        assert came.returncode == 2
-        assert came.stderr == "usage: python -m qgmm.compat.npu script.py [arguments of the script]\n"
-
-
-def test_a_script_that_is_not_there(tmp_path):
-    came = start([*RUNNER, "absent.py"], tmp_path)
-    assert came.returncode == 2
-    assert came.stderr == "qgmm.compat.npu: can't open file 'absent.py': [Errno 2] No such file or directory\n"
+@pytest.mark.parametrize(("arguments", "sentence"), [
+    ([], "usage: python -m qgmm.compat.npu script.py [arguments of the script]\n"),
+    (["--help"], "usage: python -m qgmm.compat.npu script.py [arguments of the script]\n"),
+    (["absent.py"], "qgmm.compat.npu: can't open file 'absent.py': [Errno 2] No such file or directory\n"),
+], ids=["nothing", "an option", "absent"])
+def test_no_script_to_run(monkeypatch, capsys, arguments, sentence):
+    """In this process: it ends before anything has been touched."""
+    before = dict(sys.modules)
+    monkeypatch.setattr(sys, "argv", ["qgmm.compat.npu", *arguments])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("qgmm.compat.npu", run_name="__main__")
+    assert end.value.code == 2 and capsys.readouterr().err == sentence
+    assert sys.modules["__main__"] is before["__main__"] and "torch_npu" not in sys.modules
 
 
 def test_a_real_torch_npu_beside_the_script(tmp_path):
