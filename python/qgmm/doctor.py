@@ -8,29 +8,25 @@ from collections.abc import Callable
 import torch
 
 from . import library, ops, weights
-from .explain import machine, reference
+from .explain import last_run, machine, reference
 
-_WIDTH = 34
+_LABEL, _TEST = 14, 44
 
 
 def _print_facts() -> None:
-    print(f"python      {platform.python_version()} ({sys.executable})")
-    print(f"torch       {torch.__version__}, {torch.get_num_threads()} threads")
-    print(f"qgmm        {library.VERSION} ({library.LIBRARY_PATH})")
-    for key, value in machine().items():
-        _print_entry(key, value, "")
+    facts = machine()
+    _print_fact("python", f"{platform.python_version()} ({sys.executable})")
+    _print_fact("torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
+    _print_fact("qgmm", f"{facts.pop('version')} ({library.LIBRARY_PATH})")
+    for key, value in facts.items():
+        if not key.endswith("_why"):
+            why = facts.get(f"{key}_why")
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            _print_fact(key.replace("_", " "), f"{text}: {why}" if why else text)
 
 
-def _print_entry(key, value, indent: str) -> None:
-    label = f"{indent}{str(key).replace('_', ' ')}"
-    if isinstance(value, dict):
-        print(label)
-        for inner, entry in value.items():
-            _print_entry(inner, entry, indent + "  ")
-    elif isinstance(value, list):
-        print(f"{label:<11} {', '.join(str(entry) for entry in value)}")
-    else:
-        print(f"{label:<11} {value}")
+def _print_fact(label: str, text: str) -> None:
+    print(f"{label:<{_LABEL}}{text}")
 
 
 class _Inputs:
@@ -53,27 +49,33 @@ class _Inputs:
         self.groups = torch.tensor([12, 12, m - 2])
 
 
-def _bits_equal(call: Callable[[], object]) -> str:
-    """The call with the kernels and with the scalar specification; an empty string, or what is wrong."""
+class _Wrong(Exception):
+    """What a self-test found."""
+
+
+def _bits_equal(call: Callable[[], object]) -> list[str]:
+    """The call with the kernels and with the scalar specification; the kernels that ran."""
     ours = call()
+    kernels = last_run()["kernels"]
     with reference():
         wanted = call()
     for got, expected in zip(_as_tuple(ours), _as_tuple(wanted), strict=True):
         different = int((got.view(torch.uint8) != expected.view(torch.uint8)).sum())
         if different:
-            return f"{different} bytes differ from the reference"
-    return ""
+            raise _Wrong(f"{different} bytes differ from the reference")
+    return kernels
 
 
 def _as_tuple(result):
     return result if isinstance(result, tuple) else (result,)
 
 
-def _within_bound(inputs: _Inputs, dtype: torch.dtype, weight) -> str:
-    """Operator B against float64, by the bound of docs/operators.md, section 8.2."""
+def _within_bound(inputs: _Inputs, dtype: torch.dtype, weight) -> list[str]:
+    """Operator B against float64, by the bound of docs/operators.md, section 8.2; the kernels that ran."""
     x, scale = inputs.float_x.to(dtype), inputs.scale.to(dtype)
     offset, bias = inputs.offset.to(dtype), inputs.bias.to(dtype)
     y = ops.weight_quant_grouped_matmul(x, weight, scale, offset=offset, bias=bias, group_list=inputs.groups).double()
+    kernels = last_run()["kernels"]
     unit, start = 2.0**-24, 0
     for expert, end in enumerate(inputs.groups.tolist()):
         rows, w = x[start:end].double(), inputs.int8[expert].double()
@@ -86,12 +88,14 @@ def _within_bound(inputs: _Inputs, dtype: torch.dtype, weight) -> str:
         ulp = torch.exp2(torch.floor(torch.log2(largest.clamp_min(info.tiny)))) * info.eps
         wrong = int(((y[start:end] - exact).abs() > error + ulp / 2).sum())
         if wrong:
-            return f"{wrong} results of expert {expert} are outside the bound"
+            raise _Wrong(f"{wrong} results of expert {expert} are outside the bound")
         start = end
-    return "" if not y[start:].any() else "rows in no group are not zero"
+    if y[start:].any():
+        raise _Wrong("rows in no group are not zero")
+    return kernels
 
 
-def _self_tests(inputs: _Inputs) -> list[tuple[str, Callable[[], str]]]:
+def _self_tests(inputs: _Inputs) -> list[tuple[str, Callable[[], list[str]]]]:
     packed8, paired8 = weights.pack_weight(inputs.int8), weights.pack_weight(inputs.int8, swiglu=True)
     packed4, paired4 = weights.pack_weight(inputs.int4), weights.pack_weight(inputs.int4, swiglu=True)
 
@@ -129,13 +133,6 @@ def _self_tests(inputs: _Inputs) -> list[tuple[str, Callable[[], str]]]:
     return tests
 
 
-def _run(test: Callable[[], str]) -> str:
-    try:
-        return test()
-    except Exception as error:  # a self-test reports whatever happens
-        return f"{type(error).__name__}: {error}"
-
-
 def main() -> int:
     """Prints the report; 0, or 1 where a self-test failed."""
     _print_facts()
@@ -147,8 +144,11 @@ def main() -> int:
         return 1
     failures = 0
     for name, test in tests:
-        wrong = _run(test)
-        failures += bool(wrong)
-        print(f"  {name:<{_WIDTH}} {'FAILED: ' + wrong if wrong else 'ok'}")
+        try:
+            verdict = f"ok ({', '.join(test())})"
+        except Exception as error:  # a self-test reports whatever happens
+            failures += 1
+            verdict = f"FAILED: {error}" if isinstance(error, _Wrong) else f"FAILED: {type(error).__name__}: {error}"
+        print(f"  {name:<{_TEST}}{verdict}")
     print(f"verdict: {f'{failures} of {len(tests)} self-tests failed' if failures else 'all operators are right'}")
     return 1 if failures else 0
