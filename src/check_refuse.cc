@@ -14,7 +14,7 @@ void RefuseSetting(const std::string& sentence) { QGMM_REFUSE("qgmm", sentence);
 namespace check {
 
 Words::Words(Argument argument) : text(argument.name) {
-  if (argument.index >= 0) text += "[" + std::to_string(argument.index) + "]";
+  if (argument.index >= 0) text.append("[").append(std::to_string(argument.index)).append("]");
 }
 
 void Refuse(RefusalSite& site, const char* operation, std::initializer_list<Words> sentence) {
@@ -38,9 +38,9 @@ namespace {
 std::string Bracketed(const int64_t* numbers, int rank) {
   std::string text = "[";
   for (int axis = 0; axis < std::min(rank, TensorView::kMaxRank); ++axis) {
-    text += (axis ? ", " : "") + std::to_string(numbers[axis]);
+    text.append(axis ? ", " : "").append(std::to_string(numbers[axis]));
   }
-  return text + (rank > TensorView::kMaxRank ? ", ...]" : "]");
+  return text.append(rank > TensorView::kMaxRank ? ", ...]" : "]");
 }
 
 }  // namespace
@@ -60,7 +60,7 @@ std::string Spell(double number) {
 
 std::string Spell(Device device) {
   if (device.type == DeviceType::kCpu) return "cpu";
-  if (device.type == DeviceType::kCuda) return "cuda:" + std::to_string(device.index);
+  if (device.type == DeviceType::kCuda) return std::string("cuda:").append(std::to_string(device.index));
   return "an unsupported device";
 }
 

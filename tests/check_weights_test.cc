@@ -48,6 +48,8 @@ TEST(CheckWeights, Dtype) {
   EXPECT_EQ(G([](E& c) { c.w = Expanded(DType::kOther, {8, 7168, 4096}); }), kRule + "an unsupported dtype");
   EXPECT_EQ(B([](D& c) { c.w = Expanded(kI32, {8, 256, 16}); }),
             "weight must be int8 [e, k, n] or a PackedWeight; got int32");
+  EXPECT_EQ(RefusalOf([] { Checked(PackArgs{Expanded(kF16, {8, 16, 16})}); }),
+            "[pack_weight] weight must be int8 [e, k, n] or int32 [e, k, n/8] (packed int4); got float16");
   Views weight = kMatrices;
   weight[3].dtype = kI32;
   EXPECT_EQ(WithLists(weight, kRows), "weight[3] must be int8 like weight[0]; got int32");

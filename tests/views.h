@@ -147,17 +147,30 @@ inline void* Forbidden() {
   return nothing.data();
 }
 
-/// A tensor of any sizes without memory: contiguous, or, with zero strides, as torch's expand makes it.
-inline TensorView Untouchable(DType dtype, std::initializer_list<int64_t> sizes) {
-  TensorView view = View(Forbidden(), dtype, sizes);
-  return view;
-}
-inline TensorView Expanded(DType dtype, std::initializer_list<int64_t> sizes) {
+/// Sizes in braces. No initializer_list: in constructors GCC 12 at -O3 takes its array for uninitialized.
+struct Extents {
+  int64_t values[TensorView::kMaxRank];
+  int rank;
+  template <class... Int>
+  Extents(Int... sizes) : values{static_cast<int64_t>(sizes)...}, rank(sizeof...(sizes)) {}  // NOLINT: written as braces
+};
+
+/// A tensor of any sizes without memory: with zero strides, as torch's expand makes it, or contiguous.
+inline TensorView Expanded(DType dtype, const Extents& sizes) {
   TensorView view;
   view.data = Forbidden();
   view.dtype = dtype;
-  for (int64_t size : sizes) view.sizes[++view.rank] = size;
-  ++view.rank;
+  view.rank = sizes.rank;
+  std::copy(sizes.values, sizes.values + sizes.rank, view.sizes);
+  return view;
+}
+inline TensorView Untouchable(DType dtype, const Extents& sizes) {
+  TensorView view = Expanded(dtype, sizes);
+  int64_t stride = 1;
+  for (int axis = view.rank - 1; axis >= 0; --axis) {
+    view.strides[axis] = stride;
+    stride *= view.sizes[axis];
+  }
   return view;
 }
 

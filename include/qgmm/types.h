@@ -54,8 +54,8 @@ inline TensorView View(const void* data, DType dtype, std::initializer_list<int6
   TensorView view;
   view.data = const_cast<void*>(data);
   view.dtype = dtype;
-  for (int64_t size : sizes) view.sizes[++view.rank] = size;
-  ++view.rank;
+  view.rank = 0;
+  for (int64_t size : sizes) view.sizes[view.rank++] = size;
   int64_t stride = 1;
   for (int axis = view.rank - 1; axis >= 0; --axis) {
     view.strides[axis] = stride;

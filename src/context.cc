@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// The scratch memory that a Context keeps from call to call.
+#include "qgmm/context.h"
+
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <new>
+
+namespace qgmm {
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+
+}  // namespace
+
+Context::~Context() { std::free(workspace_); }
+
+void* Context::Workspace(size_t bytes) {
+  if (bytes <= workspace_bytes_) return workspace_;
+  const bool large = bytes >= 2 * kHugePage;  // 2 MiB pages where the system grants them on request
+  const size_t alignment = large ? kHugePage : 64;
+  const size_t size = (bytes + alignment - 1) / alignment * alignment;
+  std::free(workspace_);
+  workspace_ = nullptr;
+  workspace_bytes_ = 0;
+  workspace_ = std::aligned_alloc(alignment, size);
+  if (workspace_ == nullptr) throw std::bad_alloc();
+  if (large) madvise(workspace_, size, MADV_HUGEPAGE);
+  workspace_bytes_ = size;
+  return workspace_;
+}
+
+}  // namespace qgmm

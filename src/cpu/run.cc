@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+// The task loop, and what follows it for rows that are complete. This is a good place to start reading the CPU wing.
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <memory>
+
+#include "cpu/backend.h"
+#include "cpu/queue.h"
+#include "cpu/team.h"
+#include "cpu/worker.h"
+#include "float_mode.h"
+#include "numeric.h"
+
+namespace qgmm::cpu {
+namespace {
+
+float MaxOf(DType dtype) {
+  if (dtype == DType::kFloat8E4M3) return 448.0f;
+  return dtype == DType::kFloat8E5M2 ? 57344.0f : 127.0f;
+}
+
+void ZeroElements(std::byte* first, int64_t count, int64_t stride, int bytes) {
+  if (stride == 1) {
+    std::memset(first, 0, static_cast<size_t>(count * bytes));
+    return;
+  }
+  for (int64_t j = 0; j < count; ++j) std::memset(first + j * stride * bytes, 0, static_cast<size_t>(bytes));
+}
+
+}  // namespace
+
+/// scale = B / max;  q = clamp(rint(v / scale)). A row whose scale is 0, Inf or NaN has codes 0 everywhere.
+void Worker::Requantize(const RowBlock& b) {
+  const int64_t h = p_.n / 2;
+  const float* results = Results(b);
+  for (int i = 0; i < b.rows; ++i) {
+    uint32_t bits = 0;
+    for (int t = 0; t < b.tasks; ++t) bits = std::max(bits, RowMax(b, t)[i]);
+    float scale = FromBits(bits) / MaxOf(p_.y.dtype);
+    if (bits > 0x7F800000u) scale = FromBits(kNanBits);
+    const int64_t row = b.first_row + i;
+    static_cast<float*>(p_.y_scale.data)[row * p_.y_scale.stride] = scale;
+    uint8_t* q = static_cast<uint8_t*>(p_.y.data) + row * p_.y.row_stride;
+    if (bits >= 0x7F800000u || scale == 0) {
+      ZeroElements(reinterpret_cast<std::byte*>(q), h, p_.y.column_stride, 1);
+      continue;
+    }
+    for (int64_t pair = 0; pair < plan_.pairs; ++pair) {
+      const int count = static_cast<int>(std::min<int64_t>(kPanelColumns, h - pair * kPanelColumns));
+      plan_.stages->quantize(results + (pair * b.rows + i) * kPanelColumns, count, scale, p_.y.dtype,
+                             q + pair * kPanelColumns * p_.y.column_stride, p_.y.column_stride);
+    }
+  }
+}
+
+void Worker::WriteZeros(const Task& task) {
+  const int bytes = Bytes(p_.y.dtype);
+  for (int64_t row = task.first_pair; row < task.first_pair + task.pairs; ++row) {
+    std::byte* y = static_cast<std::byte*>(p_.y.data) + row * p_.y.row_stride * bytes;
+    ZeroElements(y, p_.y.columns, p_.y.column_stride, bytes);
+    if (p_.y_scale.data) static_cast<float*>(p_.y_scale.data)[row * p_.y_scale.stride] = 0;
+  }
+}
+
+void Run(const Problem& p, Context& context) {
+  const Plan plan = MakePlan(p, context);
+  // 64 bytes more: kernels may prefetch or load whole vectors at the end of the last part.
+  std::byte* shared = static_cast<std::byte*>(context.Workspace(plan.workspace_bytes() + 64));
+  std::byte* scratch = shared + plan.shared_bytes;
+  const std::unique_ptr<std::atomic<int>[]> progress(new std::atomic<int>[plan.blocks.size()]);
+  for (size_t i = 0; i < plan.blocks.size(); ++i) progress[i].store(plan.blocks[i].tasks, std::memory_order_relaxed);
+  Queue queue(plan.bounds);
+  std::atomic<uint64_t> kernels_ran{0};
+  const bool requantize = p.epilogue.finish == Finish::kSwigluQuant;
+
+  ParallelFor(context, plan.workers, [&](int index) {
+    const FloatMode mode;
+    Worker worker(p, plan, scratch + static_cast<size_t>(index) * plan.scratch.bytes, shared);
+    for (int t = queue.Take(index); t >= 0; t = queue.Take(index)) {
+      const Task& task = plan.tasks[static_cast<size_t>(t)];
+      if (task.block < 0) {
+        worker.WriteZeros(task);
+        continue;
+      }
+      worker.Multiply(task);
+      if (progress[static_cast<size_t>(task.block)].fetch_sub(1, std::memory_order_acq_rel) == 1 && requantize) {
+        worker.Requantize(plan.blocks[static_cast<size_t>(task.block)]);
+      }
+    }
+    kernels_ran.fetch_or(worker.kernels_ran(), std::memory_order_relaxed);
+  });
+
+  context.last_run = {};
+  context.last_run.isa = Name(plan.isa);
+  context.last_run.workers = plan.workers;
+  context.last_run.tasks = static_cast<int64_t>(plan.tasks.size());
+  const auto table = KernelTable();
+  for (size_t i = 0; i < table.size(); ++i) {
+    if (kernels_ran.load() >> i & 1) context.last_run.kernels.push_back(table[i]->name);
+  }
+}
+
+}  // namespace qgmm::cpu

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+// A task: pack x, walk pairs of panels and stretches of k, multiply strips of rows, finish them.
+#include "cpu/worker.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "cpu/columns.h"
+#include "cpu/pack.h"
+#include "numeric.h"
+
+namespace qgmm::cpu {
+namespace {
+
+int64_t LinesOf(int64_t k, DType dtype) { return (k + LineK(dtype) - 1) / LineK(dtype); }
+
+uint64_t TableBit(const Kernel* kernel) {
+  const auto table = KernelTable();
+  for (size_t i = 0; i < table.size(); ++i) {
+    if (table[i] == kernel) return uint64_t{1} << i;
+  }
+  return 0;
+}
+
+}  // namespace
+
+float* Worker::Results(const RowBlock& b) const {
+  return b.results < 0 ? At<float>(plan_.scratch.results) : reinterpret_cast<float*>(shared_ + b.results);
+}
+
+uint32_t* Worker::RowMax(const RowBlock& b, int index) const {
+  if (b.row_max < 0) return At<uint32_t>(plan_.scratch.row_max);
+  return reinterpret_cast<uint32_t*>(shared_ + b.row_max) + static_cast<int64_t>(index) * b.rows;
+}
+
+/// Where a strip's accumulators start: with several stretches of k those of all strips and pairs of the span wait.
+int64_t Worker::AccRow(const RowBlock& b, int pair, int row, int strip_row) const {
+  return b.k_block < p_.k ? int64_t{pair} * b.packed_rows + row : strip_row;
+}
+
+void Worker::PackX(const RowBlock& b) {
+  const Kernel& kernel = *b.kernel;
+  const int front = b.packed_rows - b.rows;
+  PackXArgs args = {};
+  args.dtype = p_.x.dtype;
+  args.k = p_.k;
+  args.padded_k = PaddedK(p_.k);
+  args.packed_stride = PackedStride(p_.k, kernel);
+  args.slice = p_.slice;
+  args.packed = At<std::byte>(plan_.scratch.packed_x);
+  args.row_sums = p_.product == Product::kInt4 ? At<int32_t>(plan_.scratch.row_sums) : nullptr;
+  if (front) {  // the row of eights: its t is the d of the assist term
+    static constexpr int8_t kEight = 8;
+    args.x = &kEight;
+    args.rows = 1;
+    kernel.pack_x(args);
+    args.packed = At<std::byte>(plan_.scratch.packed_x) + args.packed_stride * kernel.x_bytes;
+    if (args.row_sums) args.row_sums += p_.slices();
+  }
+  args.x = static_cast<const std::byte*>(p_.x.data) + b.first_row * p_.x.row_stride * Bytes(p_.x.dtype);
+  args.row_stride = p_.x.row_stride;
+  args.k_stride = p_.x.column_stride;
+  args.rows = b.rows;
+  args.x_sums = p_.epilogue.offset.given() ? At<float>(plan_.scratch.x_sums) : nullptr;
+  kernel.pack_x(args);
+}
+
+void Worker::GatherColumns(const RowBlock& b, int64_t pair, int index) {
+  const Epilogue& e = p_.epilogue;
+  const PanelSpan spans[2] = {ColumnsOf(2 * pair, p_.n, p_.w.paired), ColumnsOf(2 * pair + 1, p_.n, p_.w.paired)};
+  PairColumns& out = columns_[index];
+  out = {};
+  float* scales = At<float>(plan_.scratch.scales) + index * p_.slices() * kPairColumns;
+  for (int64_t s = 0; e.scale.given() && s < p_.slices(); ++s) {
+    GatherPair(e.scale, b.expert, s, spans, scales + s * kPairColumns);
+  }
+  out.scale = scales;
+  float* row = At<float>(plan_.scratch.columns) + static_cast<ptrdiff_t>(index) * kColumnRows * kPairColumns;
+  const auto next = [&] { return std::exchange(row, row + kPairColumns); };
+  const auto gather = [&](const Columns& columns) -> const float* {
+    float* to = next();
+    if (!columns.given()) return nullptr;
+    GatherPair(columns, b.expert, 0, spans, to);
+    return to;
+  };
+  int32_t* int_bias = reinterpret_cast<int32_t*>(next());
+  if (e.int_bias.given()) {
+    GatherPairIntegers(e.int_bias, b.expert, spans, int_bias);
+    out.int_bias = int_bias;
+  }
+  out.assist = gather(e.assist);
+  out.d = next();
+  out.smooth = gather(e.smooth);  // per column of the result: the gate panel's places
+  out.offset = gather(e.offset);
+  out.bias = gather(e.bias);
+}
+
+Worker::PairLines Worker::Lines(const RowBlock& b, int64_t pair, int index, int64_t first_k, int64_t k) {
+  const Kernel& kernel = *b.kernel;
+  const int64_t count = LinesOf(k, p_.w.dtype), first = first_k / LineK(p_.w.dtype);
+  PairLines lines = {{}, first_k, k, index};
+  for (int h = 0; h < 2; ++h) {
+    const uint8_t* from = p_.w.packed.given()
+                              ? PanelAt(p_.w.packed, b.expert, 2 * pair + h) + first * kLineBytes
+                              : At<uint8_t>(plan_.scratch.lines) + (2 * index + h) * count * kLineBytes;
+    if (kernel.widen) {
+      uint8_t* to = At<uint8_t>(plan_.scratch.widened) + h * count * kernel.widened_bytes;
+      kernel.widen(from, static_cast<int>(count), to);
+      from = to;
+    }
+    lines.panel[h] = from;
+  }
+  return lines;
+}
+
+/// While a widened stretch is multiplied from L1 and L2, memory is idle: the next stretch's lines are fetched then.
+void Worker::PlanPrefetch(const RowBlock& b, const Task& task, int64_t pair, int64_t first_k) {
+  prefetch_ = {};
+  if (!p_.w.packed.given() || !b.kernel->widen) return;
+  int64_t next_k = first_k + b.k_block;
+  if (next_k >= p_.k) {
+    next_k = 0;
+    if (++pair >= task.first_pair + task.pairs) return;
+  }
+  const int64_t lines = LinesOf(std::min(b.k_block, p_.k - next_k), p_.w.dtype);
+  const int64_t calls = 2 * ((b.packed_rows + b.kernel->tile_m - 1) / b.kernel->tile_m);
+  prefetch_ = {{nullptr, nullptr}, 2 * lines, 0, (2 * lines + calls - 1) / calls};
+  for (int h = 0; h < 2; ++h) {
+    prefetch_.panel[h] = PanelAt(p_.w.packed, b.expert, 2 * pair + h) + next_k / LineK(p_.w.dtype) * kLineBytes;
+  }
+}
+
+void Worker::PrefetchSome() {
+  const int64_t half = prefetch_.lines / 2, end = std::min(prefetch_.done + prefetch_.per_call, prefetch_.lines);
+  for (int64_t i = prefetch_.done; i < end; ++i) {
+    __builtin_prefetch(i < half ? prefetch_.panel[0] + i * kLineBytes : prefetch_.panel[1] + (i - half) * kLineBytes, 0, 2);
+  }
+  prefetch_.done = end;
+}
+
+void Worker::Multiply(const Task& task) {
+  const RowBlock& b = plan_.blocks[static_cast<size_t>(task.block)];
+  if (packed_block_ != task.block) PackX(b);
+  packed_block_ = task.block;
+  kernels_ran_ |= TableBit(b.kernel);
+  if (p_.epilogue.finish == Finish::kSwigluQuant) {
+    std::memset(RowMax(b, task.index), 0, sizeof(uint32_t) * static_cast<size_t>(b.rows));
+  }
+  const int strip = StripRows(*b.kernel);
+  const int64_t end = task.first_pair + task.pairs;
+  for (int64_t first = task.first_pair; first < end; first += plan_.span) {
+    const int pairs = static_cast<int>(std::min<int64_t>(plan_.span, end - first));
+    for (int i = 0; i < pairs; ++i) GatherColumns(b, first + i, i);
+    for (int64_t k0 = 0; k0 < p_.k; k0 += b.k_block) {
+      const int64_t k = std::min(b.k_block, p_.k - k0), count = LinesOf(k, p_.w.dtype);
+      if (!p_.w.packed.given()) {
+        PackPanels(p_.w, b.expert, 2 * first, 2 * pairs, k0 / LineK(p_.w.dtype), count,
+                   At<uint8_t>(plan_.scratch.lines), count * kLineBytes);
+      }
+      for (int i = 0; i < pairs; ++i) {
+        const PairLines lines = Lines(b, first + i, i, k0, k);
+        PlanPrefetch(b, task, first + i, k0);
+        for (int row = 0; row < b.packed_rows; row += strip) {
+          const int rows = std::min(strip, b.packed_rows - row);
+          MultiplyStrip(b, lines, row, rows);
+          if (k0 + k == p_.k) FinishStrip(b, task, first + i, i, row, rows);
+        }
+      }
+    }
+  }
+}
+
+/// Every slice, or part of one, that the stretch holds; where a slice ends its sums are folded.
+void Worker::MultiplyStrip(const RowBlock& b, const PairLines& lines, int row, int rows) {
+  for (int64_t k = lines.first_k; k < lines.first_k + lines.k;) {
+    const int64_t slice = k / p_.slice, slice_end = (slice + 1) * p_.slice;
+    const int64_t end = std::min(slice_end, lines.first_k + lines.k);
+    MultiplySlice(b, lines, row, rows, k, end - k);
+    if (end == slice_end && p_.slices() > 1) {
+      const int64_t at = AccRow(b, lines.index, row, 0) * kPairColumns;
+      plan_.stages->fold(At<int32_t>(plan_.scratch.acc) + at, columns_[lines.index].scale + slice * kPairColumns,
+                         slice == 0, rows, At<float>(plan_.scratch.folded) + at);
+    }
+    k = end;
+  }
+}
+
+void Worker::MultiplySlice(const RowBlock& b, const PairLines& lines, int row, int rows, int64_t first_k, int64_t k) {
+  const Kernel& kernel = *b.kernel;
+  const int line_k = LineK(p_.w.dtype), line_bytes = kernel.widen ? kernel.widened_bytes : kLineBytes;
+  const int64_t line = first_k / line_k - lines.first_k / line_k, slices = p_.slices(), slice = first_k / p_.slice;
+  GemmArgs args = {};
+  args.x_stride = PackedStride(p_.k, kernel);
+  args.row_sums_stride = slices;
+  args.k = static_cast<int>(k);
+  args.k_offset = static_cast<int>(first_k % line_k);
+  args.add = first_k != slice * p_.slice;
+  for (int h = 0; h < 2; ++h) {
+    args.w = lines.panel[h] + line * line_bytes;
+    for (int r = 0; r < rows; r += kernel.tile_m) {
+      args.rows = std::min(kernel.tile_m, rows - r);
+      args.x = At<std::byte>(plan_.scratch.packed_x) + ((row + r) * args.x_stride + first_k) * kernel.x_bytes;
+      args.row_sums = At<int32_t>(plan_.scratch.row_sums) + (row + r) * slices + slice;
+      args.acc = At<int32_t>(plan_.scratch.acc) + AccRow(b, lines.index, row + r, r) * kPairColumns + h * kPanelColumns;
+      kernel.gemm(args);
+      PrefetchSome();
+    }
+  }
+}
+
+void Worker::FinishStrip(const RowBlock& b, const Task& task, int64_t pair, int index, int row, int rows) {
+  const PairColumns& columns = columns_[index];
+  const int front = b.packed_rows - b.rows;
+  const int64_t at = AccRow(b, index, row, 0) * kPairColumns;
+  const int first_real = row == 0 ? 0 : row - front;  // in the block
+  StripArgs s = {};
+  s.problem = &p_;
+  s.acc = At<int32_t>(plan_.scratch.acc) + at;
+  s.folded = p_.slices() > 1 ? At<float>(plan_.scratch.folded) + at : nullptr;
+  s.rows = rows;
+  s.assist_row = row == 0 ? front : 0;
+  s.first_row = b.first_row + first_real;
+  for (int h = 0; h < 2; ++h) {
+    const PanelSpan span = ColumnsOf(2 * pair + h, p_.n, p_.w.paired);
+    s.columns[h] = span.columns;
+    s.first_column[h] = span.first;
+  }
+  s.scale = columns.scale;
+  s.int_bias = columns.int_bias;
+  s.assist = columns.assist;
+  s.d = columns.d;
+  s.smooth = columns.smooth;
+  s.offset = columns.offset;
+  s.bias = columns.bias;
+  s.x_sums = At<float>(plan_.scratch.x_sums) + first_real;
+  switch (p_.epilogue.finish) {
+    case Finish::kSwigluQuant:
+      s.results = Results(b) + (pair * b.rows + first_real) * kPanelColumns;
+      s.row_max = RowMax(b, task.index) + first_real;
+      return plan_.stages->finish_swiglu(s);
+    case Finish::kAffine: return plan_.stages->finish_affine(s);
+    case Finish::kDequantize:
+    case Finish::kInt32: return plan_.stages->finish_dequantize(s);
+  }
+}
+
+}  // namespace qgmm::cpu

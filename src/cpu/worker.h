@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// One worker of a call: its scratch memory and what it does with a task.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/plan.h"
+#include "problem.h"
+
+namespace qgmm::cpu {
+
+class Worker {
+ public:
+  /// `scratch`: plan.scratch.bytes, 64-byte aligned; `shared`: plan.shared_bytes that all workers see.
+  Worker(const Problem& problem, const Plan& plan, std::byte* scratch, std::byte* shared)
+      : p_(problem), plan_(plan), scratch_(scratch), shared_(shared) {}
+
+  /// Everything of the task but the requantisation of its rows.
+  void Multiply(const Task& task);
+  /// Operator A: scales and codes of a block whose tasks are all done, by whoever finished the last one.
+  void Requantize(const RowBlock& block);
+  /// Rows in no group.
+  void WriteZeros(const Task& task);
+
+  uint64_t kernels_ran() const { return kernels_ran_; }  // bit i: row i of the kernel table
+
+ private:
+  /// A pair's values per column, gathered into scratch.
+  struct PairColumns {
+    const float* scale = nullptr;       // [slices][kPairColumns]
+    const int32_t* int_bias = nullptr;  // [kPairColumns], like the rest
+    const float *assist = nullptr, *smooth = nullptr, *offset = nullptr, *bias = nullptr;
+    float* d = nullptr;
+  };
+  /// A stretch of k of the pair being multiplied.
+  struct PairLines {
+    const uint8_t* panel[2];   // as the kernel reads them, at the first line of the stretch
+    int64_t first_k, k;
+    int index;                 // of the pair in its span
+  };
+  /// Cache lines to fetch while the kernel works: the panels of the next stretch.
+  struct Prefetch {
+    const uint8_t* panel[2] = {nullptr, nullptr};
+    int64_t lines = 0, done = 0, per_call = 0;
+  };
+
+  template <class T>
+  T* At(size_t offset) const { return reinterpret_cast<T*>(scratch_ + offset); }
+  float* Results(const RowBlock& b) const;
+  uint32_t* RowMax(const RowBlock& b, int index) const;
+  int64_t AccRow(const RowBlock& b, int pair, int row, int strip_row) const;
+
+  void PackX(const RowBlock& b);
+  void GatherColumns(const RowBlock& b, int64_t pair, int index);
+  PairLines Lines(const RowBlock& b, int64_t pair, int index, int64_t first_k, int64_t k);
+  void PlanPrefetch(const RowBlock& b, const Task& task, int64_t pair, int64_t first_k);
+  void PrefetchSome();
+  void MultiplyStrip(const RowBlock& b, const PairLines& lines, int row, int rows);
+  void MultiplySlice(const RowBlock& b, const PairLines& lines, int row, int rows, int64_t first_k, int64_t k);
+  void FinishStrip(const RowBlock& b, const Task& task, int64_t pair, int index, int row, int rows);
+
+  const Problem& p_;
+  const Plan& plan_;
+  std::byte* scratch_;
+  std::byte* shared_;
+  int packed_block_ = -1;
+  PairColumns columns_[4];
+  Prefetch prefetch_;
+  uint64_t kernels_ran_ = 0;
+};
+
+}  // namespace qgmm::cpu
