@@ -78,10 +78,11 @@ void Worker::GatherColumns(const RowBlock& b, int64_t pair, int index) {
   out.scale = scales;
   float* row = At<float>(plan_.scratch.columns) + static_cast<ptrdiff_t>(index) * kColumnRows * kPairColumns;
   const auto next = [&] { return std::exchange(row, row + kPairColumns); };
-  const auto gather = [&](const Columns& columns) -> const float* {
+  const PanelSpan gate_only[2] = {spans[0], {}};  // smooth has n / 2 columns: nothing of it belongs to the up panel
+  const auto gather = [&](const Columns& columns, const PanelSpan* places) -> const float* {
     float* to = next();
     if (!columns.given()) return nullptr;
-    GatherPair(columns, b.expert, 0, spans, to);
+    GatherPair(columns, b.expert, 0, places, to);
     return to;
   };
   int32_t* int_bias = reinterpret_cast<int32_t*>(next());
@@ -89,11 +90,11 @@ void Worker::GatherColumns(const RowBlock& b, int64_t pair, int index) {
     GatherPairIntegers(e.int_bias, b.expert, spans, int_bias);
     out.int_bias = int_bias;
   }
-  out.assist = gather(e.assist);
+  out.assist = gather(e.assist, spans);
   out.d = next();
-  out.smooth = gather(e.smooth);  // per column of the result: the gate panel's places
-  out.offset = gather(e.offset);
-  out.bias = gather(e.bias);
+  out.smooth = gather(e.smooth, gate_only);  // per column of the result: the gate panel's places
+  out.offset = gather(e.offset, spans);
+  out.bias = gather(e.bias, spans);
 }
 
 Worker::PairLines Worker::Lines(const RowBlock& b, int64_t pair, int index, int64_t first_k, int64_t k) {
