@@ -145,10 +145,10 @@ namespace {
 
 double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-/// Best time of a call: at least two runs, then until half a second is spent or ten runs are done.
+/// Best time of a call: at least two runs, then until half a second is spent or twenty runs are done.
 double BestTime(const Case& c, const Experts& experts, const Tokens& tokens, qgmm::Context& context, Result& result) {
   double best = 1e30, spent = 0;
-  for (int run = 0; run < 2 || (run < 10 && spent < 0.5); ++run) {
+  for (int run = 0; run < 2 || (run < 20 && spent < 0.5); ++run) {
     const double start = Now();
     Call(c, experts, c.packed, tokens, context, result);
     const double time = Now() - start;
@@ -174,7 +174,7 @@ bool RunCase(const Case& c, uint64_t seed) {
   char sizes[64];
   std::snprintf(sizes, sizeof(sizes), "%lld x %lld x %lld", static_cast<long long>(c.experts),
                 static_cast<long long>(c.k), static_cast<long long>(c.n));
-  std::printf("%-30s %-18s %5lld  %-7s %-20s %7d %9.2f %8.1f %7.1f  %s\n", c.title, sizes,
+  std::printf("%-30s %-18s %5lld  %-7s %-31s %7d %9.2f %8.1f %7.1f  %s\n", c.title, sizes,
               static_cast<long long>(tokens.rows), c.packed ? "packed" : "plain", kernels.c_str(),
               context.last_run.workers, time * 1e3, macs / time * 1e-9, weights / time * 1e-9, verdict.text.c_str());
   std::fflush(stdout);
@@ -214,7 +214,7 @@ std::vector<Case> LargeCases() {
 }
 
 int Main(bool quick) {
-  std::printf("%-30s %-18s %5s  %-7s %-20s %7s %9s %8s %7s  %s\n", "case", "experts x k x n", "rows", "weights",
+  std::printf("%-30s %-18s %5s  %-7s %-31s %7s %9s %8s %7s  %s\n", "case", "experts x k x n", "rows", "weights",
               "kernels", "threads", "ms", "GMAC/s", "GB/s", "verdict");
   std::vector<Case> cases = SmallCases();
   if (!quick) {
