@@ -6,9 +6,9 @@
     fused                  what the time contains
     kernel()               what ran, if it can be told
 """
+import judge
 import torch
 
-import judge
 import qgmm
 
 FUSED = {"A": "gemm+dequant+swiglu+quant", "B": "gemm+dequant", "down": "gemm+dequant"}
@@ -74,23 +74,18 @@ class OneDnn:
     """torch's prepacked oneDNN linear, an expert at a time: u8 tokens (zero point 128: the form it is fast in) times s8
     weights to fp32, weight scale included. Bare, or with the rest of the operator as torch operations."""
 
-    packed = {}  # data -> prepacked experts, shared by the bare and the complete form
-
     def __init__(self, stack, data, bare):
         self.stack, self.data, self.bare = stack, data, bare
         self.name = "oneDNN prepacked (torch)" + ("" if bare else " + ops")
         self.fused = "gemm+weight scale" if bare else FUSED[stack.operator]
-        if id(data) not in OneDnn.packed:
-            OneDnn.packed.clear()
-            OneDnn.packed[id(data)] = [
-                torch.ops.onednn.qlinear_prepack(w.t().contiguous(), None) for w in data.weight]
-        self.weights = OneDnn.packed[id(data)]
+        if not hasattr(data, "prepacked"):  # shared by the bare and the complete form
+            data.prepacked = [torch.ops.onednn.qlinear_prepack(w.t().contiguous(), None) for w in data.weight]
         self.ones = torch.ones(stack.n)
         self.zeros = torch.zeros(stack.n, dtype=torch.int64)
 
     def linear(self, x, expert, scale):
         return torch.ops.onednn.qlinear_pointwise(
-            x, 1.0, 128, self.weights[expert], scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], "")
+            x, 1.0, 128, self.data.prepacked[expert], scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], "")
 
     @staticmethod
     def unsigned(x):

@@ -76,9 +76,8 @@ class Printer:
         print(f"[{event['number']}/{event['of']}, {minutes}:{seconds:02d}] {event['name']} per expert", flush=True)
 
     def measured(self, m):
-        if self.file:
-            self.file.write(json.dumps(m) + "\n")
-            self.file.flush()
+        self.file.write(json.dumps(m) + "\n")
+        self.file.flush()
         ours = m["implementation"].startswith("qgmm ")
         if ours:
             self.ours = m
@@ -94,7 +93,8 @@ class Printer:
         if m["exact"] is not True:
             self.wrong.append(m)
         verdict = "exact" if m["exact"] is True else "WRONG"
-        words = f"{verdict}{', cold' if m['cold'] else ''}{'' if m['repeats'] >= 7 else ', repeats: %d' % m['repeats']}"
+        few = "" if m["repeats"] >= 7 else f", repeats: {m['repeats']}"
+        words = f"{verdict}{', cold' if m['cold'] else ''}{few}"
         kernel = m["kernel"] or ("(bare product)" if m["fused"] == "gemm+weight scale" else "")
         print(ROW.format(m["implementation"], kernel,
                          f"{m['gmac_per_s']:.1f}", f"{m['best_gmac_per_s']:.1f}", f"{m['gbyte_per_s']:.1f}",
@@ -136,15 +136,13 @@ def main():
     print(f"command: {shlex.join(sys.argv)}", flush=True)
     folder = roof.build()
     failures = 0
-    file = open(options.json, "w", encoding="utf-8") if options.json else None
-    printer = Printer(file)
     try:
-        for cap in processes(options.process):
-            print(f"== process {cap}" + "".join(f" {name}={value}" for name, value in CAPS[cap].items()), flush=True)
-            failures += run_worker(cap, options, printer) != 0
+        with open(options.json or os.devnull, "w", encoding="utf-8") as file:
+            printer = Printer(file)
+            for cap in processes(options.process):
+                print(f"== process {cap}" + "".join(f" {name}={value}" for name, value in CAPS[cap].items()), flush=True)
+                failures += run_worker(cap, options, printer) != 0
     finally:
-        if file:
-            file.close()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
     failures += printer.summary()

@@ -7,13 +7,13 @@ import statistics
 import sys
 import time
 
-import torch
-
 import implementations
-import qgmm
-from cases import LISTS, Data, Tokens
+import torch
 from machine import cpu_name, has_flag, last_level_cache
 from roof import Roof
+
+import qgmm
+from cases import LISTS, Data, Tokens
 
 BUDGET = 3.0  # seconds of calls per measurement: slow rivals are measured fewer times
 
