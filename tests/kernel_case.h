@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// Cases for kernels: a reference_case problem, run by the CPU wing on chosen ISA, workers and weight form, and compared
+// with the reference's answer, which is computed once per case.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "cpu/backend.h"
+#include "cpu/kernel.h"
+#include "qgmm/context.h"
+#include "reference.h"
+#include "reference_case.h"
+
+namespace qgmm::cpu {
+
+/// An executor of std::thread: `count` real threads, however few cores there are.
+inline void OnThreads(int count, void (*body)(int index, void* state), void* state, void* /*pool*/) {
+  std::vector<std::thread> threads;
+  for (int i = 0; i < count; ++i) threads.emplace_back([=] { body(i, state); });
+  for (std::thread& thread : threads) thread.join();
+}
+
+/// An executor that runs everything in the caller, last index first.
+inline void Backwards(int count, void (*body)(int index, void* state), void* state, void* /*pool*/) {
+  for (int i = count - 1; i >= 0; --i) body(i, state);
+}
+
+/// Both outputs, byte for byte.
+struct Answer {
+  std::vector<uint8_t> y;
+  std::vector<float> y_scale;
+
+  bool operator==(const Answer& other) const {
+    return y == other.y && y_scale.size() == other.y_scale.size() &&
+           std::memcmp(y_scale.data(), other.y_scale.data(), y_scale.size() * sizeof(float)) == 0;
+  }
+};
+
+inline void Poison(reference::Case& c) {
+  std::fill(c.y.begin(), c.y.end(), uint8_t{0xAB});
+  std::fill(c.y_scale.begin(), c.y_scale.end(), -77.0f);
+}
+
+inline Answer ByReference(reference::Case& c) {
+  Poison(c);
+  reference::Run(c.problem);
+  return {c.y, c.y_scale};
+}
+
+/// The problem's weights packed, pairing as the finish wants it.
+inline std::vector<uint8_t> Packed(const Problem& p, PackedWeight* view) {
+  Weights plain = p.w;
+  plain.paired = p.epilogue.finish == Finish::kSwigluQuant;
+  std::vector<uint8_t> bytes(static_cast<size_t>(PackedBytes(plain)));
+  Context context;
+  context.parallel_for = Backwards;
+  context.pool_size = 3;
+  *view = Pack(plain, bytes.data(), context);
+  return bytes;
+}
+
+inline Answer ByKernels(reference::Case& c, Context& context) {
+  Poison(c);
+  c.problem.w.paired = c.problem.epilogue.finish == Finish::kSwigluQuant;
+  Run(c.problem, context);
+  return {c.y, c.y_scale};
+}
+
+/// Every ISA that runs here, plain and packed weights, 1, 2 and 7 workers: all equal to the reference.
+inline void ExpectEverywhere(reference::Case& c, const std::string& what) {
+  const Answer expected = ByReference(c);
+  const Weights plain = c.problem.w;
+  PackedWeight packed;
+  const std::vector<uint8_t> bytes = Packed(c.problem, &packed);
+  for (int isa = 0; isa <= static_cast<int>(BestIsa()); ++isa) {
+    for (const bool pack : {false, true}) {
+      for (const int workers : {1, 2, 7}) {
+        c.problem.w = plain;
+        if (pack) c.problem.w.packed = packed;
+        Context context;
+        context.parallel_for = workers == 2 ? OnThreads : Backwards;
+        context.max_workers = workers;
+        context.max_isa = isa;
+        const Answer got = ByKernels(c, context);
+        ASSERT_TRUE(got == expected) << what << ", isa " << Name(static_cast<Isa>(isa)) << (pack ? ", packed" : ", plain")
+                                     << ", workers " << workers;
+        ASSERT_EQ(context.last_run.isa, Name(static_cast<Isa>(isa))) << what;
+      }
+    }
+  }
+  c.problem.w = plain;
+}
+
+}  // namespace qgmm::cpu
