@@ -6,6 +6,7 @@
 #include "cpu/backend.h"
 #include "qgmm/moe.h"
 #include "reference.h"
+#include "verbose.h"
 
 namespace qgmm {
 namespace {
@@ -18,9 +19,12 @@ void Dispatch(const P& problem, Context& context) {
 }
 
 void Run(const Problem& problem, Context& context) {
+  const Verbose verbose;
+  if (verbose.plan()) verbose.Print(cpu::Explain(problem, context));
   if (!problem.warning.empty() && context.warn) context.warn(problem.warning.c_str(), context.warn_state);
   Dispatch(problem, context);
   context.last_run.operation = problem.operation;
+  verbose.Report(context.last_run, problem.m, problem.k, problem.n);
 }
 
 }  // namespace
@@ -30,8 +34,11 @@ void WeightQuantGroupedMatmul(const WeightQuantArgs& args, Context& context) { R
 void GroupedMatmul(const GroupedMatmulArgs& args, Context& context) { Run(Checked(args), context); }
 
 void DynamicQuant(const DynamicQuantArgs& args, Context& context) {
-  Dispatch(Checked(args), context);
+  const Verbose verbose;
+  const DynamicQuantProblem problem = Checked(args);
+  Dispatch(problem, context);
   context.last_run.operation = "dynamic_quant";
+  verbose.Report(context.last_run, problem.row_count, problem.h, problem.h);
 }
 
 std::string Explain(const SwigluQuantArgs& args, Context& context) { return cpu::Explain(Checked(args), context); }
