@@ -25,6 +25,19 @@ struct Tally {
   int64_t accepted = 0, refused = 0;
 };
 
+/// An executor that is as odd as allowed: one thread, the last index first.
+void Backwards(int count, void (*body)(int index, void* state), void* state, void*) {
+  for (int index = count - 1; index >= 0; --index) body(index, state);
+}
+
+/// One to three workers, seldom on real threads: on a busy machine waiting for them takes most of the time.
+void RandomTeam(Draw& draw, Context* context) {
+  context->max_workers = static_cast<int>(draw.Between(1, 3));
+  if (draw.OneIn(40)) return;
+  context->parallel_for = Backwards;
+  context->pool_size = context->max_workers;
+}
+
 /// One call in the making.
 class Round {
  public:
@@ -58,6 +71,7 @@ class Round {
     const PackArgs args = {*list, paired};
     Owned bytes(DType::kUInt8, {PackedBytes(args)});
     Context context;
+    RandomTeam(draw, &context);
     *pack = Pack(args, bytes.bytes(), context);
     pack->data = memory.Shifted(pack->data, pack->bytes);
     packed = pack;
@@ -168,19 +182,6 @@ void ExpectGapsUntouched(Round& round, uint8_t poison) {
     }
     EXPECT_TRUE(output.IsPoisoned(poison)) << "written between elements";
   }
-}
-
-/// An executor that is as odd as allowed: one thread, the last index first.
-void Backwards(int count, void (*body)(int index, void* state), void* state, void*) {
-  for (int index = count - 1; index >= 0; --index) body(index, state);
-}
-
-/// One to three workers, seldom on real threads: on a busy machine waiting for them takes most of the time.
-void RandomTeam(Draw& draw, Context* context) {
-  context->max_workers = static_cast<int>(draw.Between(1, 3));
-  if (draw.OneIn(40)) return;
-  context->parallel_for = Backwards;
-  context->pool_size = context->max_workers;
 }
 
 /// `exact`: the reference gives the same bits.
