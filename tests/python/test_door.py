@@ -293,8 +293,9 @@ def test_a_claim_beyond_memory_gives_the_sentence_of_the_wrong_argument():
         qgmm.weight_quant_grouped_matmul(x.half(), torch.ones(1, 8, 6, dtype=torch.int8), wide_half, group_list=[4])
 
 
-def test_right_arguments_beyond_memory_are_a_memory_error():
-    x = torch.ones(1, 8, dtype=torch.int8).expand(2**50, 8)
+@pytest.mark.parametrize("rows", [2**44, 2**50, 2**58], ids=["asked of the allocator", "2^50", "beyond int64"])
+def test_right_arguments_beyond_memory_are_a_memory_error(rows):
+    x = torch.ones(1, 8, dtype=torch.int8).expand(rows, 8)
     with pytest.raises(MemoryError):
         qgmm.grouped_matmul(x, torch.ones(1, 8, 64, dtype=torch.int8), torch.ones(1, 64), [0])
 
