@@ -55,8 +55,7 @@ const Stages& StagesFor(Isa isa) {
 }
 
 #if defined(__x86_64__)
-/// The bit itself: __builtin_cpu_supports of clang 14 does not know the name.
-static bool HasF16c() {
+bool HasF16c() {
   unsigned a, b, c = 0, d;
   return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
 }

@@ -59,8 +59,9 @@ std::vector<std::string> Notes(const Problem& p, const Plan& plan) {
 std::vector<std::string> Features() {
   std::vector<std::string> found;
 #define QGMM_FEATURE(name) if (__builtin_cpu_supports(name)) found.push_back(name);
-  QGMM_FEATURE("sse4.2") QGMM_FEATURE("avx2") QGMM_FEATURE("fma") QGMM_FEATURE("f16c") QGMM_FEATURE("avx512f")
-  QGMM_FEATURE("avx512bw") QGMM_FEATURE("avx512vl") QGMM_FEATURE("avx512vnni")
+  QGMM_FEATURE("sse4.2") QGMM_FEATURE("avx2") QGMM_FEATURE("fma")
+  if (HasF16c()) found.push_back("f16c");
+  QGMM_FEATURE("avx512f") QGMM_FEATURE("avx512bw") QGMM_FEATURE("avx512vl") QGMM_FEATURE("avx512vnni")
 #undef QGMM_FEATURE
   return found;
 }

@@ -115,4 +115,9 @@ const Stages& StagesFor(Isa isa);
 Isa BestIsa();
 Isa ChosenIsa(int limit);
 
+#if defined(__x86_64__)
+/// By the bit itself: __builtin_cpu_supports of clang 14 does not know the name.
+bool HasF16c();
+#endif
+
 }  // namespace qgmm::cpu
