@@ -7,7 +7,7 @@ import torch
 
 import qgmm
 
-EXPERTS, ROWS = 8, 4  # so many experts are sampled, and so many rows of each
+EXPERTS, ROWS = 8, 8  # so many experts are sampled, and so many rows of each
 
 
 def samples(tokens):
