@@ -2,6 +2,7 @@
 // The grouped products: each operation's arguments in the order of its signature, then its Problem.
 #include "check.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "check_arguments.h"
@@ -29,6 +30,9 @@ const char* NameOf(const WeightQuantArgs& args) {
 
 /// The vendor's operators compute the rows that exist when a list ends past m.
 bool ClampsList(Spelling spelling) { return spelling != Spelling::kNative; }
+
+/// More rows per expert than any plan tells apart; the hint may be any integer, and plans compute with it.
+constexpr int64_t kMaxExpectedRows = int64_t{1} << 32;
 
 /// A limit that rounds to Inf as fp32 clamps nothing; one that rounds to 0 clamps to 0.
 bool LimitActs(double limit) { return limit > 0 && limit < 0x1.ffffffp+127; }
@@ -127,7 +131,7 @@ Problem Checked(const SwigluQuantArgs& args) {
   problem.x_scale = AsVector(args.x_scale);
   problem.y_scale = AsVector(args.y_scale);
   if (args.tuning_config && args.tuning_config_size > 0 && args.tuning_config[0] > 0) {
-    problem.expected_rows = args.tuning_config[0];
+    problem.expected_rows = std::min(args.tuning_config[0], kMaxExpectedRows);
   }
   Epilogue& epilogue = problem.epilogue;
   epilogue.finish = Finish::kSwigluQuant;

@@ -23,20 +23,65 @@ struct PanelSource {
   int64_t k;
 };
 
-/// int8, unit column stride: four rows of 16 bytes interleave.
-void LineFromRows(const int8_t* row, int64_t k_stride, uint8_t* line) {
-  for (int c = 0; c < kPanelColumns; ++c) {
-    line[4 * c] = static_cast<uint8_t>(row[c]);
-    line[4 * c + 1] = static_cast<uint8_t>(row[k_stride + c]);
-    line[4 * c + 2] = static_cast<uint8_t>(row[2 * k_stride + c]);
-    line[4 * c + 3] = static_cast<uint8_t>(row[3 * k_stride + c]);
+// GCC's and clang's portable vectors; SSE2 and NEON have instructions for all of this.
+using Bytes16 = uint8_t __attribute__((vector_size(16)));
+using Shorts8 = uint16_t __attribute__((vector_size(16)));
+using Words4 = uint32_t __attribute__((vector_size(16)));
+using Longs2 = uint64_t __attribute__((vector_size(16)));
+
+template <class V>
+V LoadVector(const void* p) {
+  V v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+template <class V>
+void StoreVector(uint8_t* p, V v) {
+  std::memcpy(p, &v, sizeof(v));
+}
+
+Bytes16 ZipLow(Bytes16 a, Bytes16 b) {
+  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+}
+Bytes16 ZipHigh(Bytes16 a, Bytes16 b) {
+  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+
+/// A line from four rows of 16 bytes: byte 4 * c + b = row b's byte c.
+void Interleave(Bytes16 row0, Bytes16 row1, Bytes16 row2, Bytes16 row3, uint8_t* line) {
+  const auto low01 = reinterpret_cast<Shorts8>(ZipLow(row0, row1)), low23 = reinterpret_cast<Shorts8>(ZipLow(row2, row3));
+  const auto high01 = reinterpret_cast<Shorts8>(ZipHigh(row0, row1)), high23 = reinterpret_cast<Shorts8>(ZipHigh(row2, row3));
+  StoreVector(line, __builtin_shufflevector(low01, low23, 0, 8, 1, 9, 2, 10, 3, 11));
+  StoreVector(line + 16, __builtin_shufflevector(low01, low23, 4, 12, 5, 13, 6, 14, 7, 15));
+  StoreVector(line + 32, __builtin_shufflevector(high01, high23, 0, 8, 1, 9, 2, 10, 3, 11));
+  StoreVector(line + 48, __builtin_shufflevector(high01, high23, 4, 12, 5, 13, 6, 14, 7, 15));
+}
+
+/// int8, unit k stride: four lines from 16 columns of 16 bytes, by 4 x 4 transposes of four k.
+void FourLinesFromColumns(const int8_t* column, int64_t n_stride, uint8_t* lines) {
+  for (int c = 0; c < kPanelColumns; c += 4, column += 4 * n_stride) {
+    const Words4 a = LoadVector<Words4>(column), b = LoadVector<Words4>(column + n_stride);
+    const Words4 d = LoadVector<Words4>(column + 2 * n_stride), e = LoadVector<Words4>(column + 3 * n_stride);
+    const auto ab0 = reinterpret_cast<Longs2>(__builtin_shufflevector(a, b, 0, 4, 1, 5));
+    const auto ab1 = reinterpret_cast<Longs2>(__builtin_shufflevector(a, b, 2, 6, 3, 7));
+    const auto de0 = reinterpret_cast<Longs2>(__builtin_shufflevector(d, e, 0, 4, 1, 5));
+    const auto de1 = reinterpret_cast<Longs2>(__builtin_shufflevector(d, e, 2, 6, 3, 7));
+    uint8_t* out = lines + 4 * c;
+    StoreVector(out, __builtin_shufflevector(ab0, de0, 0, 2));
+    StoreVector(out + kLineBytes, __builtin_shufflevector(ab0, de0, 1, 3));
+    StoreVector(out + 2 * kLineBytes, __builtin_shufflevector(ab1, de1, 0, 2));
+    StoreVector(out + 3 * kLineBytes, __builtin_shufflevector(ab1, de1, 1, 3));
   }
 }
 
 void PackLineInt8(const PanelSource& s, int64_t k, uint8_t* line) {
   const int8_t* w = static_cast<const int8_t*>(s.plain.data) + k * s.plain.k_stride + s.span.first * s.plain.n_stride;
   const bool full = s.span.columns == kPanelColumns && k + 4 <= s.k;
-  if (full && s.plain.n_stride == 1) return LineFromRows(w, s.plain.k_stride, line);
+  if (full && s.plain.n_stride == 1) {
+    const int64_t next = s.plain.k_stride;
+    return Interleave(LoadVector<Bytes16>(w), LoadVector<Bytes16>(w + next), LoadVector<Bytes16>(w + 2 * next),
+                      LoadVector<Bytes16>(w + 3 * next), line);
+  }
   if (full && s.plain.k_stride == 1) {
     for (int c = 0; c < kPanelColumns; ++c) std::memcpy(line + 4 * c, w + c * s.plain.n_stride, 4);
     return;
@@ -70,7 +115,26 @@ void Nibbles(const PanelSource& s, int64_t k, uint8_t* out) {
   }
 }
 
+/// Byte c of the result: column c's nibbles of k (low) and k + 4 (high), + 8 each. Source: 8 bytes per k, two nibbles a byte.
+Bytes16 NibblePairs(const int32_t* low_k, const int32_t* high_k) {
+  constexpr uint64_t kEights = 0x8888888888888888, kLow = 0x0F0F0F0F0F0F0F0F;
+  uint64_t low, high;
+  std::memcpy(&low, low_k, sizeof(low));
+  std::memcpy(&high, high_k, sizeof(high));
+  low ^= kEights;
+  high ^= kEights;
+  const Longs2 even = {(low & kLow) | (high & kLow) << 4, 0}, odd = {(low >> 4 & kLow) | (high & ~kLow), 0};
+  return ZipLow(reinterpret_cast<Bytes16>(even), reinterpret_cast<Bytes16>(odd));
+}
+
 void PackLineInt4(const PanelSource& s, int64_t k, uint8_t* line) {
+  const bool full = s.span.columns == kPanelColumns && s.span.first % 8 == 0 && k + 8 <= s.k && s.plain.n_stride == 1;
+  if (full) {
+    const int64_t step = s.plain.k_stride;
+    const int32_t* w = static_cast<const int32_t*>(s.plain.data) + k * step + s.span.first / 8;
+    return Interleave(NibblePairs(w, w + 4 * step), NibblePairs(w + step, w + 5 * step),
+                      NibblePairs(w + 2 * step, w + 6 * step), NibblePairs(w + 3 * step, w + 7 * step), line);
+  }
   alignas(16) uint8_t row[8][kPanelColumns];
   for (int b = 0; b < 8; ++b) {
     if (k + b < s.k) {
@@ -84,17 +148,21 @@ void PackLineInt4(const PanelSource& s, int64_t k, uint8_t* line) {
   }
 }
 
+/// Sums of the weights per column: four byte sums per column at first, at most 256 lines long, so that they fit 16 bits.
 void ColumnSums(const uint8_t* panel, int64_t lines, DType dtype, int32_t* sums) {
   uint32_t total[kPanelColumns] = {};
-  for (const uint8_t* line = panel; line < panel + lines * kLineBytes; line += kLineBytes) {
-    for (int c = 0; c < kPanelColumns; ++c) {
-      int four = 0;
-      for (int b = 0; b < 4; ++b) {
-        const uint8_t v = line[4 * c + b];
-        four += dtype == DType::kInt4 ? (v & 15) + (v >> 4) - 16 : static_cast<int8_t>(v);
+  while (lines > 0) {
+    const int64_t count = std::min<int64_t>(lines, 256);
+    uint16_t part[kLineBytes] = {};
+    for (int64_t l = 0; l < count; ++l, panel += kLineBytes) {
+      if (dtype == DType::kInt4) {
+        for (int i = 0; i < kLineBytes; ++i) part[i] = static_cast<uint16_t>(part[i] + (panel[i] & 15) + (panel[i] >> 4) - 16);
+      } else {
+        for (int i = 0; i < kLineBytes; ++i) part[i] = static_cast<uint16_t>(part[i] + static_cast<int8_t>(panel[i]));
       }
-      total[c] += static_cast<uint32_t>(four);
     }
+    for (int i = 0; i < kLineBytes; ++i) total[i / 4] += static_cast<uint32_t>(static_cast<int16_t>(part[i]));
+    lines -= count;
   }
   std::memcpy(sums, total, sizeof(total));
 }
@@ -119,19 +187,37 @@ void PackPanels(const Weights& weights, int64_t expert, int64_t first_panel, int
   for (int64_t p = 0; p < panels; ++p) {
     sources[p] = {weights.Of(expert), ColumnsOf(first_panel + p, weights.n, weights.paired), weights.k};
   }
-  // Lines outside, panels inside: neighbouring panels read the same cache lines of [k, n].
-  for (int64_t l = 0; l < lines; ++l) {
+  const auto pack = [&](int64_t p, int64_t l) {
     const int64_t k = (first_line + l) * line_k;
+    uint8_t* line = out + p * panel_stride + l * kLineBytes;
+    if (k >= weights.k || sources[p].span.columns == 0) {
+      std::memset(line, int4 ? kZeroNibbles : 0, kLineBytes);
+    } else if (int4) {
+      PackLineInt4(sources[p], k, line);
+    } else {
+      PackLineInt8(sources[p], k, line);
+    }
+  };
+  // Columns that are contiguous in k are walked to their end; else lines outside, panels inside, as neighbouring
+  // panels read the same cache lines of [k, n].
+  if (!int4 && sources[0].plain.k_stride == 1 && sources[0].plain.n_stride != 1) {
     for (int64_t p = 0; p < panels; ++p) {
-      uint8_t* line = out + p * panel_stride + l * kLineBytes;
-      if (k >= weights.k || sources[p].span.columns == 0) {
-        std::memset(line, int4 ? kZeroNibbles : 0, kLineBytes);
-      } else if (int4) {
-        PackLineInt4(sources[p], k, line);
-      } else {
-        PackLineInt8(sources[p], k, line);
+      const PanelSource& s = sources[p];
+      const int8_t* column = static_cast<const int8_t*>(s.plain.data) + s.span.first * s.plain.n_stride;
+      for (int64_t l = 0; l < lines;) {
+        const int64_t k = (first_line + l) * line_k;
+        if (s.span.columns == kPanelColumns && l + 4 <= lines && k + 16 <= weights.k) {
+          FourLinesFromColumns(column + k, s.plain.n_stride, out + p * panel_stride + l * kLineBytes);
+          l += 4;
+        } else {
+          pack(p, l++);
+        }
       }
     }
+    return;
+  }
+  for (int64_t l = 0; l < lines; ++l) {
+    for (int64_t p = 0; p < panels; ++p) pack(p, l);
   }
 }
 
