@@ -2,6 +2,34 @@
 // The operators. m rows (tokens), k inner size, n columns, e experts, h = n / 2, G scales per column; a group is the
 // run of rows of one expert, a slice the k / G elements that share one scale. All tensors may have any strides.
 // Formulas follow docs/operators.md, which is the contract; every arithmetic sign is one fp32 operation, in that order.
+//
+// ```cpp
+// #include <qgmm/ops.h>
+//
+// #include <vector>
+//
+// int main() {
+//   using qgmm::View, qgmm::DType;
+//   const int64_t m = 3, k = 64, n = 32, e = 2;
+//   std::vector<int8_t> x(m * k, 1), w(e * k * n, 2), y(m * n / 2);
+//   std::vector<float> w_scale(e * n, 0.01f), x_scale(m, 0.5f), y_scale(m);
+//   const std::vector<int64_t> ends = {1, 3};  // row 0 goes to expert 0, rows 1 and 2 to expert 1
+//
+//   const qgmm::TensorView weight = View(w.data(), DType::kInt8, {e, k, n});
+//   const qgmm::TensorView weight_scale = View(w_scale.data(), DType::kFloat32, {e, n});
+//   qgmm::SwigluQuantArgs args;
+//   args.x = View(x.data(), DType::kInt8, {m, k});
+//   args.weight = weight;
+//   args.weight_scale = weight_scale;
+//   args.x_scale = View(x_scale.data(), DType::kFloat32, {m});
+//   args.group_list = View(ends.data(), DType::kInt64, {e});
+//   args.y = View(y.data(), DType::kInt8, {m, n / 2});
+//   args.y_scale = View(y_scale.data(), DType::kFloat32, {m});
+//   qgmm::Context context;
+//   qgmm::GroupedMatmulSwigluQuant(args, context);  // all columns of a row are equal here: each becomes 127
+//   return y[0] == 127 && y_scale[0] > 0 ? 0 : 1;
+// }
+// ```
 #pragma once
 
 #include <cstdint>

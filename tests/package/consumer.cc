@@ -9,7 +9,9 @@ int main() {
   const int64_t counts[1] = {1};
   int32_t y[2] = {};
   const qgmm::TensorView weight = qgmm::View(w, qgmm::DType::kInt8, {1, 2, 2});
-  qgmm::GroupedMatmulArgs args{.x = qgmm::View(x, qgmm::DType::kInt8, {1, 2}), .weight = weight};
+  qgmm::GroupedMatmulArgs args;
+  args.x = qgmm::View(x, qgmm::DType::kInt8, {1, 2});
+  args.weight = weight;
   args.group_list = qgmm::View(counts, qgmm::DType::kInt64, {1});
   args.group_list_type = 1;
   args.out_dtype = qgmm::DType::kInt32;
