@@ -86,7 +86,7 @@ TEST(Check, SwigluLimitAsAFloat) {
 }
 
 TEST(Check, TuningConfigIsAHint) {
-  const int64_t hints[] = {40, -5, 0};
+  const int64_t hints[] = {40, -5, 0, std::numeric_limits<int64_t>::max()};
   const auto rows = [&](const int64_t* hint, int64_t size) {
     C call;
     call.tuning_config = hint;
@@ -96,6 +96,7 @@ TEST(Check, TuningConfigIsAHint) {
     return Checked(static_cast<const SwigluQuantArgs&>(call)).expected_rows;
   };
   EXPECT_EQ(rows(hints, 3), 40);
+  EXPECT_EQ(rows(hints + 3, 1), int64_t{1} << 32) << "plans compute with it";
   EXPECT_EQ(rows(hints + 1, 2), 0);
   EXPECT_EQ(rows(hints + 2, 1), 0);
   EXPECT_EQ(rows(hints, 0), 0);
