@@ -46,4 +46,6 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.section("not run")
     for report in skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        terminalreporter.write_line(f"not run: {report.nodeid}: {reason.removeprefix('Skipped: ').removeprefix('not run: ')}")
+        terminalreporter.write_line(
+            f"not run: {report.nodeid}: {reason.removeprefix('Skipped: ').removeprefix('not run: ')}"
+        )

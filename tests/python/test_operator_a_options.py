@@ -89,7 +89,7 @@ def test_bias_zero_equals_none(rng, bits):
     assert not agree.same(agree.check_swiglu(*args, bias=bias), plain)
 
 
-@pytest.mark.parametrize("config", [[1], [64], [4096], [16, 2, 3], []])
+@pytest.mark.parametrize("config", [[1], [64], [4096], [16, 2, 3], [], [0], [-7], [2**63 - 1], [-(2**63)]])
 def test_tuning_config_ignored(rng, config):
     args = cases.swiglu(rng, m=70, k=72, n=96)
     agree.assert_same_bits(
