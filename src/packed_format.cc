@@ -36,11 +36,13 @@ std::string ReadHeader(const uint8_t* data, int64_t bytes, PackedWeight* weight)
   if (data == nullptr || bytes < kHeaderBytes) return "be at least 64 bytes long; got " + std::to_string(bytes);
   PackedHeader header;
   std::memcpy(&header, data, sizeof(header));
-  if (std::memcmp(header.magic, kMagic, sizeof(kMagic)) != 0) return "start with the header that pack_weight writes; got other bytes";
+  if (std::memcmp(header.magic, kMagic, sizeof(kMagic)) != 0)
+    return "start with the header that pack_weight writes; got other bytes";
   if (header.version != kVersion) return "have format version 1; got " + std::to_string(header.version);
   if (header.layout < 1 || header.layout > 4) return "have a CPU layout, 1 to 4; got " + std::to_string(header.layout);
   const Layout layout = static_cast<Layout>(header.layout);
-  const bool int4 = layout >= Layout::kCpuInt4, paired = layout == Layout::kCpuInt8Paired || layout == Layout::kCpuInt4Paired;
+  const bool int4 = layout >= Layout::kCpuInt4,
+             paired = layout == Layout::kCpuInt8Paired || layout == Layout::kCpuInt4Paired;
   const bool sizes_ok = header.e >= 1 && header.e <= kMaxExperts && header.k >= 1 && header.k <= kMaxSide &&
                         header.n >= 1 && header.n <= kMaxSide && !(int4 && header.n % 8) && !(paired && header.n % 2);
   // e * k * n fits int64 before MakeHeader multiplies them: e < 2^11, so k * n must stay below 2^50.
@@ -76,9 +78,11 @@ int At(const PackedWeight& weight, int64_t e, int64_t k, int64_t j) {
 int WeightAt(const Weights& weights, int64_t expert, int64_t k, int64_t j) {
   if (weights.packed.given()) return At(weights.packed, expert, k, j);
   const Weights::Plain plain = weights.Of(expert);
-  if (weights.dtype == DType::kInt8) return static_cast<const int8_t*>(plain.data)[k * plain.k_stride + j * plain.n_stride];
+  if (weights.dtype == DType::kInt8)
+    return static_cast<const int8_t*>(plain.data)[k * plain.k_stride + j * plain.n_stride];
   int32_t word;  // nibbles of one int32, the lowest first
-  std::memcpy(&word, static_cast<const int32_t*>(plain.data) + k * plain.k_stride + j / 8 * plain.n_stride, sizeof(word));
+  std::memcpy(&word, static_cast<const int32_t*>(plain.data) + k * plain.k_stride + j / 8 * plain.n_stride,
+              sizeof(word));
   return SignedNibble(static_cast<uint32_t>(word) >> (4 * (j % 8)));
 }
 

@@ -93,14 +93,16 @@ TEST(Run, ManyExperts) {
 }
 
 TEST(Run, SlicesOfInt8) {
-  for (const auto& [k, slices] : std::vector<std::pair<int64_t, int64_t>>{{64, 2}, {60, 60}, {1200, 4}, {100, 25}, {2400, 2}, {7168, 56}}) {
+  for (const auto& [k, slices] :
+       std::vector<std::pair<int64_t, int64_t>>{{64, 2}, {60, 60}, {1200, 4}, {100, 25}, {2400, 2}, {7168, 56}}) {
     ExpectSwiglu({{9, 1, 5}, k, 34, slices});
     if (HasFatalFailure()) return;
   }
 }
 
 TEST(Run, SlicesOfInt4) {
-  for (const auto& [k, slices] : std::vector<std::pair<int64_t, int64_t>>{{64, 2}, {60, 60}, {1200, 4}, {256, 8}, {4800, 2}, {2688, 21}, {40, 5}}) {
+  for (const auto& [k, slices] : std::vector<std::pair<int64_t, int64_t>>{
+           {64, 2}, {60, 60}, {1200, 4}, {256, 8}, {4800, 2}, {2688, 21}, {40, 5}}) {
     ExpectSwiglu({{9, 1, 5}, k, 40, slices}, DType::kInt4);
     if (HasFatalFailure()) return;
   }
@@ -202,8 +204,14 @@ TEST(Run, EveryActWithLargeAndNanZ) {
   for (Activation act : {Activation::kRelu, Activation::kGeluTanh, Activation::kFastGelu, Activation::kSilu}) {
     Case c = AffineCase({{12, 3}, 20, 33}, DType::kFloat32, false, true);
     c.problem.epilogue.activation = act;
-    const float special[] = {0.0f, -0.0f, 1e30f, -1e30f, std::numeric_limits<float>::infinity(),
-                             -std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN(), 1e-40f};
+    const float special[] = {0.0f,
+                             -0.0f,
+                             1e30f,
+                             -1e30f,
+                             std::numeric_limits<float>::infinity(),
+                             -std::numeric_limits<float>::infinity(),
+                             std::numeric_limits<float>::quiet_NaN(),
+                             1e-40f};
     for (size_t i = 0; i < c.bias.size(); ++i) c.bias[i] = i % 3 ? c.bias[i] * 40 : special[i / 3 % 8];
     ExpectEverywhere(c, "activation " + std::to_string(static_cast<int>(act)));
     if (HasFatalFailure()) return;
@@ -231,7 +239,8 @@ TEST(Run, StridedTensors) {
   }
   for (int64_t e = 0; e < c.e; ++e) {
     for (int64_t k = 0; k < s.k; ++k) {
-      for (int64_t j = 0; j < s.n; ++j) w[static_cast<size_t>((e * s.n + j) * s.k + k)] = c.w[static_cast<size_t>((e * s.k + k) * s.n + j)];
+      for (int64_t j = 0; j < s.n; ++j)
+        w[static_cast<size_t>((e * s.n + j) * s.k + k)] = c.w[static_cast<size_t>((e * s.k + k) * s.n + j)];
     }
   }
   const Answer straight = ByReference(c);

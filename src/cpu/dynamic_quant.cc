@@ -92,7 +92,8 @@ void Run(const DynamicQuantProblem& p, Context& context) {
   const Isa isa = ChosenIsa(context.max_isa);
   const Stages& stages = StagesFor(isa);
   const int64_t worth = std::max<int64_t>(1, p.row_count * p.h / 16384);  // a worker's start costs about 5 us
-  const int workers = static_cast<int>(std::clamp<int64_t>(std::min<int64_t>(worth, p.row_count), 1, WorkersFor(context, nullptr)));
+  const int workers =
+      static_cast<int>(std::clamp<int64_t>(std::min<int64_t>(worth, p.row_count), 1, WorkersFor(context, nullptr)));
   const int64_t floats = (p.h * 2 + (p.h + 3) / 4 + 15) / 16 * 16;
   float* scratch = static_cast<float*>(context.Workspace(static_cast<size_t>(workers * floats) * sizeof(float)));
   ParallelFor(context, workers, [&](int worker) {

@@ -34,9 +34,15 @@ std::string KernelList(const Plan& plan) {
   }
   std::vector<std::string> objects;
   for (const Use& u : uses) {
-    objects.push_back(Json().Add("name", u.kernel->name).Add("isa", qgmm::Name(u.kernel->isa)).Add("blocks", u.blocks)
-                          .Add("rows", u.rows).Add("least_rows", u.least).Add("most_rows", u.most)
-                          .Add("k_block", u.k_block).Text());
+    objects.push_back(Json()
+                          .Add("name", u.kernel->name)
+                          .Add("isa", qgmm::Name(u.kernel->isa))
+                          .Add("blocks", u.blocks)
+                          .Add("rows", u.rows)
+                          .Add("least_rows", u.least)
+                          .Add("most_rows", u.most)
+                          .Add("k_block", u.k_block)
+                          .Text());
   }
   return Json::List(objects);
 }
@@ -44,26 +50,33 @@ std::string KernelList(const Plan& plan) {
 std::vector<std::string> Notes(const Problem& p, const Plan& plan) {
   std::vector<std::string> notes;
   if (!p.w.packed.given()) notes.push_back("weights are packed during the call, every time; pack_weight does it once");
-  const bool scalar = std::any_of(plan.blocks.begin(), plan.blocks.end(), [](const RowBlock& b) { return b.kernel->isa == Isa::kScalar; });
+  const bool scalar = std::any_of(plan.blocks.begin(), plan.blocks.end(),
+                                  [](const RowBlock& b) { return b.kernel->isa == Isa::kScalar; });
   if (scalar && plan.isa != Isa::kScalar) {
     const int step = p.product == Product::kInt4 ? 8 : 4;
-    notes.push_back("slices of " + std::to_string(p.slice) + " k run on the scalar kernel: faster ones want multiples of " + std::to_string(step));
+    notes.push_back("slices of " + std::to_string(p.slice) +
+                    " k run on the scalar kernel: faster ones want multiples of " + std::to_string(step));
   }
-  if (p.product == Product::kFloat) notes.push_back("every precision runs the strict fp32 kernel: there is no other yet");
-  if (plan.isa < BestIsa()) notes.push_back(std::string("the ISA is limited to ") + qgmm::Name(plan.isa) + "; this machine has " + qgmm::Name(BestIsa()));
-  if (p.expected_rows > 0) notes.push_back("planned for " + std::to_string(p.expected_rows) + " rows per expert (tuning_config)");
+  if (p.product == Product::kFloat)
+    notes.push_back("every precision runs the strict fp32 kernel: there is no other yet");
+  if (plan.isa < BestIsa())
+    notes.push_back(std::string("the ISA is limited to ") + qgmm::Name(plan.isa) + "; this machine has " +
+                    qgmm::Name(BestIsa()));
+  if (p.expected_rows > 0)
+    notes.push_back("planned for " + std::to_string(p.expected_rows) + " rows per expert (tuning_config)");
   return notes;
 }
 
 #if defined(__x86_64__)
 std::vector<std::string> Features() {
   std::vector<std::string> found;
-#define QGMM_FEATURE(name) if (__builtin_cpu_supports(name)) found.push_back(name);
-  QGMM_FEATURE("sse4.2") QGMM_FEATURE("avx2") QGMM_FEATURE("fma")
-  if (HasF16c()) found.push_back("f16c");
-  QGMM_FEATURE("avx512f") QGMM_FEATURE("avx512bw") QGMM_FEATURE("avx512vl") QGMM_FEATURE("avx512vnni")
+#define QGMM_FEATURE(name) \
+  if (__builtin_cpu_supports(name)) found.push_back(name);
+  QGMM_FEATURE("sse4.2") QGMM_FEATURE("avx2") QGMM_FEATURE("fma") if (HasF16c()) found.push_back("f16c");
+  QGMM_FEATURE("avx512f")
+  QGMM_FEATURE("avx512bw") QGMM_FEATURE("avx512vl") QGMM_FEATURE("avx512vnni")
 #undef QGMM_FEATURE
-  return found;
+      return found;
 }
 #else
 std::vector<std::string> Features() { return {}; }
@@ -77,11 +90,17 @@ std::string Explain(const Problem& p, Context& context) {
   for (const RowRange& range : p.rows) grouped += range.end - range.begin;
   for (const RowBlock& b : plan.blocks) split += b.tasks > 1;
   Json json;
-  json.Add("operation", p.operation).Add("backend", context.use_reference ? "reference" : "cpu").Add("isa", qgmm::Name(plan.isa));
+  json.Add("operation", p.operation)
+      .Add("backend", context.use_reference ? "reference" : "cpu")
+      .Add("isa", qgmm::Name(plan.isa));
   json.Add("m", p.m).Add("k", p.k).Add("n", p.n).Add("e", p.e).Add("product", Name(p.product)).Add("slice", p.slice);
-  json.Add("groups", static_cast<int64_t>(p.rows.size())).Add("rows_in_groups", grouped).Add("rows_zeroed", p.m - grouped);
+  json.Add("groups", static_cast<int64_t>(p.rows.size()))
+      .Add("rows_in_groups", grouped)
+      .Add("rows_zeroed", p.m - grouped);
   json.Add("packed", p.w.packed.given()).Raw("kernels", KernelList(plan));
-  json.Add("blocks", static_cast<int64_t>(plan.blocks.size())).Add("split_blocks", split).Add("tasks", static_cast<int64_t>(plan.tasks.size()));
+  json.Add("blocks", static_cast<int64_t>(plan.blocks.size()))
+      .Add("split_blocks", split)
+      .Add("tasks", static_cast<int64_t>(plan.tasks.size()));
   json.Add("workers", static_cast<int64_t>(plan.workers)).Add("workers_why", plan.workers_why);
   json.Add("workspace_bytes", static_cast<int64_t>(plan.workspace_bytes())).Add("expected_rows", p.expected_rows);
   return json.Add("notes", Notes(p, plan)).Text();
@@ -98,7 +117,8 @@ std::string MachineReport(Context& context) {
   Json json;
   json.Add("version", QGMM_VERSION).Add("compiler", __VERSION__).Add("features", Features());
   json.Add("isa_best", qgmm::Name(BestIsa())).Add("isa", qgmm::Name(isa));
-  json.Add("isa_why", isa == BestIsa() ? "the best that qgmm has kernels for on this machine" : "limited by QGMM_MAX_ISA or Context::max_isa");
+  json.Add("isa_why", isa == BestIsa() ? "the best that qgmm has kernels for on this machine"
+                                       : "limited by QGMM_MAX_ISA or Context::max_isa");
   json.Add("team", context.parallel_for ? "the caller's pool" : DefaultTeam().name);
   json.Add("workers", static_cast<int64_t>(workers)).Add("workers_why", why);
   json.Add("cpus_affinity", static_cast<int64_t>(AffinityCpus())).Add("cpus_quota", static_cast<int64_t>(QuotaCpus()));

@@ -49,8 +49,10 @@ Bytes16 ZipHigh(Bytes16 a, Bytes16 b) {
 
 /// A line from four rows of 16 bytes: byte 4 * c + b = row b's byte c.
 void Interleave(Bytes16 row0, Bytes16 row1, Bytes16 row2, Bytes16 row3, uint8_t* line) {
-  const auto low01 = reinterpret_cast<Shorts8>(ZipLow(row0, row1)), low23 = reinterpret_cast<Shorts8>(ZipLow(row2, row3));
-  const auto high01 = reinterpret_cast<Shorts8>(ZipHigh(row0, row1)), high23 = reinterpret_cast<Shorts8>(ZipHigh(row2, row3));
+  const auto low01 = reinterpret_cast<Shorts8>(ZipLow(row0, row1)),
+             low23 = reinterpret_cast<Shorts8>(ZipLow(row2, row3));
+  const auto high01 = reinterpret_cast<Shorts8>(ZipHigh(row0, row1)),
+             high23 = reinterpret_cast<Shorts8>(ZipHigh(row2, row3));
   StoreVector(line, __builtin_shufflevector(low01, low23, 0, 8, 1, 9, 2, 10, 3, 11));
   StoreVector(line + 16, __builtin_shufflevector(low01, low23, 4, 12, 5, 13, 6, 14, 7, 15));
   StoreVector(line + 32, __builtin_shufflevector(high01, high23, 0, 8, 1, 9, 2, 10, 3, 11));
@@ -115,7 +117,8 @@ void Nibbles(const PanelSource& s, int64_t k, uint8_t* out) {
   }
 }
 
-/// Byte c of the result: column c's nibbles of k (low) and k + 4 (high), + 8 each. Source: 8 bytes per k, two nibbles a byte.
+/// Byte c of the result: column c's nibbles of k (low) and k + 4 (high), + 8 each. Source: 8 bytes per k, two nibbles a
+/// byte.
 Bytes16 NibblePairs(const int32_t* low_k, const int32_t* high_k) {
   constexpr uint64_t kEights = 0x8888888888888888, kLow = 0x0F0F0F0F0F0F0F0F;
   uint64_t low, high;
@@ -148,7 +151,8 @@ void PackLineInt4(const PanelSource& s, int64_t k, uint8_t* line) {
   }
 }
 
-/// Sums of the weights per column: four byte sums per column at first, at most 256 lines long, so that they fit 16 bits.
+/// Sums of the weights per column: four byte sums per column at first, at most 256 lines long, so that they fit 16
+/// bits.
 void ColumnSums(const uint8_t* panel, int64_t lines, DType dtype, int32_t* sums) {
   uint32_t total[kPanelColumns] = {};
   while (lines > 0) {
@@ -156,7 +160,8 @@ void ColumnSums(const uint8_t* panel, int64_t lines, DType dtype, int32_t* sums)
     uint16_t part[kLineBytes] = {};
     for (int64_t l = 0; l < count; ++l, panel += kLineBytes) {
       if (dtype == DType::kInt4) {
-        for (int i = 0; i < kLineBytes; ++i) part[i] = static_cast<uint16_t>(part[i] + (panel[i] & 15) + (panel[i] >> 4) - 16);
+        for (int i = 0; i < kLineBytes; ++i)
+          part[i] = static_cast<uint16_t>(part[i] + (panel[i] & 15) + (panel[i] >> 4) - 16);
       } else {
         for (int i = 0; i < kLineBytes; ++i) part[i] = static_cast<uint16_t>(part[i] + static_cast<int8_t>(panel[i]));
       }
@@ -244,7 +249,9 @@ PackedWeight Pack(const Weights& w, uint8_t* out, Context& context) {
       for (int64_t p = 0; p < count; ++p) {
         int32_t sums[kPanelColumns];
         ColumnSums(to + p * panel_bytes, lines, w.dtype, sums);
-        std::memcpy(out + header.column_sums_offset + (expert * panels + first + p) * static_cast<int64_t>(sizeof(sums)), sums, sizeof(sums));
+        std::memcpy(
+            out + header.column_sums_offset + (expert * panels + first + p) * static_cast<int64_t>(sizeof(sums)), sums,
+            sizeof(sums));
       }
     }
   });

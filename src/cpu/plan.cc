@@ -112,7 +112,8 @@ void AddTasks(const Problem& p, Plan& plan) {
   double sum = 0;
   for (size_t i = 0; i < cost.size(); ++i) {  // task i goes to the worker whose share its middle falls in
     const int owner = total > 0 ? static_cast<int>((sum + cost[i] / 2) / total * plan.workers) : 0;
-    while (static_cast<int>(plan.bounds.size()) <= std::min(owner, plan.workers - 1)) plan.bounds.push_back(static_cast<int32_t>(i));
+    while (static_cast<int>(plan.bounds.size()) <= std::min(owner, plan.workers - 1))
+      plan.bounds.push_back(static_cast<int32_t>(i));
     sum += cost[i];
   }
   plan.bounds.resize(static_cast<size_t>(plan.workers) + 1, static_cast<int32_t>(plan.tasks.size()));
@@ -128,7 +129,9 @@ void LayOutScratch(const Problem& p, Plan& plan) {
     const int64_t strip = std::min<int64_t>(StripRows(kernel), b.packed_rows);
     const int64_t acc_rows = b.k_block < p.k ? int64_t{b.packed_rows} * plan.span : strip;
     const int64_t lines = CeilDiv(b.k_block, LineK(p.w.dtype)) + 1;
-    const auto raise = [](size_t& part, int64_t bytes) { part = std::max(part, static_cast<size_t>(RoundUp(bytes, 64))); };
+    const auto raise = [](size_t& part, int64_t bytes) {
+      part = std::max(part, static_cast<size_t>(RoundUp(bytes, 64)));
+    };
     raise(need.packed_x, b.packed_rows * PackedStride(p.k, kernel) * kernel.x_bytes);
     if (p.product == Product::kInt4) raise(need.row_sums, b.packed_rows * slices * 4);
     raise(need.x_sums, b.packed_rows * 4);
@@ -142,10 +145,10 @@ void LayOutScratch(const Problem& p, Plan& plan) {
     if (whole_results) raise(need.row_max, int64_t{b.rows} * 4);
   }
   size_t at = 0;
-  for (size_t ScratchLayout::*part : {&ScratchLayout::packed_x, &ScratchLayout::row_sums, &ScratchLayout::x_sums,
-                                      &ScratchLayout::acc, &ScratchLayout::folded, &ScratchLayout::lines,
-                                      &ScratchLayout::widened, &ScratchLayout::scales, &ScratchLayout::columns,
-                                      &ScratchLayout::results, &ScratchLayout::row_max}) {
+  for (size_t ScratchLayout::*part :
+       {&ScratchLayout::packed_x, &ScratchLayout::row_sums, &ScratchLayout::x_sums, &ScratchLayout::acc,
+        &ScratchLayout::folded, &ScratchLayout::lines, &ScratchLayout::widened, &ScratchLayout::scales,
+        &ScratchLayout::columns, &ScratchLayout::results, &ScratchLayout::row_max}) {
     plan.scratch.*part = at;
     at += need.*part;
   }

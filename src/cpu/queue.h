@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tasks for workers: everyone owns a contiguous slice, takes from its front, and when empty steals from the back of the
-// richest. Sequential streams for decode, balance under skewed groups, and no structure that all workers touch per task.
+// richest. Sequential streams for decode, balance under skewed groups, and no structure that all workers touch per
+// task.
 #pragma once
 
 #include <atomic>
@@ -15,7 +16,8 @@ class Queue {
   /// Worker w owns tasks [bounds[w], bounds[w + 1]); bounds has workers + 1 entries.
   explicit Queue(std::span<const int32_t> bounds)
       : workers_(static_cast<int>(bounds.size()) - 1), slices_(new Slice[bounds.size() - 1]) {
-    for (int w = 0; w < workers_; ++w) slices_[w].range.store(Pack(bounds[w], bounds[w + 1]), std::memory_order_relaxed);
+    for (int w = 0; w < workers_; ++w)
+      slices_[w].range.store(Pack(bounds[w], bounds[w + 1]), std::memory_order_relaxed);
   }
 
   /// The next task of `worker`, or -1 when nothing is left anywhere. Every task is given out exactly once, whatever the
@@ -49,7 +51,8 @@ class Queue {
   static int TakeFront(Slice& slice) {
     uint64_t range = slice.range.load(std::memory_order_relaxed);
     while (Left(range) != 0) {
-      if (slice.range.compare_exchange_weak(range, range + 1, std::memory_order_relaxed)) return static_cast<int>(Front(range));
+      if (slice.range.compare_exchange_weak(range, range + 1, std::memory_order_relaxed))
+        return static_cast<int>(Front(range));
     }
     return -1;
   }

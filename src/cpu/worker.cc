@@ -102,9 +102,8 @@ Worker::PairLines Worker::Lines(const RowBlock& b, int64_t pair, int index, int6
   const int64_t count = LinesOf(k, p_.w.dtype), first = first_k / LineK(p_.w.dtype);
   PairLines lines = {{}, first_k, k, index};
   for (int h = 0; h < 2; ++h) {
-    const uint8_t* from = p_.w.packed.given()
-                              ? PanelAt(p_.w.packed, b.expert, 2 * pair + h) + first * kLineBytes
-                              : At<uint8_t>(plan_.scratch.lines) + (2 * index + h) * count * kLineBytes;
+    const uint8_t* from = p_.w.packed.given() ? PanelAt(p_.w.packed, b.expert, 2 * pair + h) + first * kLineBytes
+                                              : At<uint8_t>(plan_.scratch.lines) + (2 * index + h) * count * kLineBytes;
     if (kernel.widen) {
       uint8_t* to = At<uint8_t>(plan_.scratch.widened) + h * count * kernel.widened_bytes;
       kernel.widen(from, static_cast<int>(count), to);
@@ -135,7 +134,8 @@ void Worker::PlanPrefetch(const RowBlock& b, const Task& task, int64_t pair, int
 void Worker::PrefetchSome() {
   const int64_t half = prefetch_.lines / 2, end = std::min(prefetch_.done + prefetch_.per_call, prefetch_.lines);
   for (int64_t i = prefetch_.done; i < end; ++i) {
-    __builtin_prefetch(i < half ? prefetch_.panel[0] + i * kLineBytes : prefetch_.panel[1] + (i - half) * kLineBytes, 0, 2);
+    __builtin_prefetch(i < half ? prefetch_.panel[0] + i * kLineBytes : prefetch_.panel[1] + (i - half) * kLineBytes, 0,
+                       2);
   }
   prefetch_.done = end;
 }

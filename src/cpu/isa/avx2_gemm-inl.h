@@ -23,7 +23,9 @@ inline __m256i Broadcast4(const void* p) {
   __builtin_memcpy(&v, p, sizeof(v));
   return _mm256_set1_epi32(v);
 }
-inline void PrefetchAhead(const uint8_t* w) { _mm_prefetch(reinterpret_cast<const char*>(w) + kPrefetchBytes, _MM_HINT_T0); }
+inline void PrefetchAhead(const uint8_t* w) {
+  _mm_prefetch(reinterpret_cast<const char*>(w) + kPrefetchBytes, _MM_HINT_T0);
+}
 
 /// One compiled loop per number of rows up to kMax.
 template <int kMax, template <int> class Gemm>
@@ -98,8 +100,10 @@ struct GemmWide {
 #pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i) {
         const __m256i x02 = Broadcast4(x + i * a.x_stride), x13 = Broadcast4(x + i * a.x_stride + 2);
-        sums.c[i][0] = _mm256_add_epi32(sums.c[i][0], _mm256_add_epi32(_mm256_madd_epi16(even0, x02), _mm256_madd_epi16(odd0, x13)));
-        sums.c[i][1] = _mm256_add_epi32(sums.c[i][1], _mm256_add_epi32(_mm256_madd_epi16(even1, x02), _mm256_madd_epi16(odd1, x13)));
+        sums.c[i][0] = _mm256_add_epi32(sums.c[i][0],
+                                        _mm256_add_epi32(_mm256_madd_epi16(even0, x02), _mm256_madd_epi16(odd0, x13)));
+        sums.c[i][1] = _mm256_add_epi32(sums.c[i][1],
+                                        _mm256_add_epi32(_mm256_madd_epi16(even1, x02), _mm256_madd_epi16(odd1, x13)));
       }
     }
     sums.Finish(a);
@@ -197,7 +201,8 @@ struct GemmInt4 {
         PrefetchAhead(w);
         const __m256i v0 = Load32(w), v1 = Load32(w + 32);
         s.Step(a, x, _mm256_and_si256(v0, low), _mm256_and_si256(v1, low));
-        s.Step(a, x + 4, _mm256_and_si256(_mm256_srli_epi16(v0, 4), low), _mm256_and_si256(_mm256_srli_epi16(v1, 4), low));
+        s.Step(a, x + 4, _mm256_and_si256(_mm256_srli_epi16(v0, 4), low),
+               _mm256_and_si256(_mm256_srli_epi16(v1, 4), low));
       }
       s.Flush();
     }
@@ -252,7 +257,8 @@ struct FloatSums {
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 2
-      for (int j = 0; j < 2; ++j) c[i][j] = a.add ? _mm256_loadu_ps(acc + i * kPairColumns + 8 * j) : _mm256_setzero_ps();
+      for (int j = 0; j < 2; ++j)
+        c[i][j] = a.add ? _mm256_loadu_ps(acc + i * kPairColumns + 8 * j) : _mm256_setzero_ps();
     }
   }
   void Step(const GemmArgs& a, const float* x, __m256 b0, __m256 b1) {
