@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every row of the kernel table alone: one tile of rows, one panel, packed here byte by byte from the format's definition,
+// memory ending at guard pages. Integers against exact sums, floats against fma with k ascending.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "cpu/kernel.h"
+#include "cpu/plan.h"
+#include "numeric.h"
+#include "views.h"
+
+namespace qgmm::cpu {
+namespace {
+
+constexpr uint32_t kPoison = 0xABABABAB;
+
+DType WeightType(const Kernel& kernel) { return kernel.product == Product::kInt4 ? DType::kInt4 : DType::kInt8; }
+DType XType(const Kernel& kernel) { return kernel.product == Product::kFloat ? DType::kFloat32 : DType::kInt8; }
+
+/// Rows of x and one panel of weights, as plain values and as the kernel reads them. `shift` bytes of weights and `shift`
+/// elements of x lie between their ends and a guard page: 0 catches whoever reads on, others make addresses unaligned.
+struct Tile {
+  const Kernel& kernel;
+  int rows, k, slice, shift;
+  std::vector<float> x;  // [rows][k]; small integers unless the product is kFloat
+  std::vector<int> w;    // [k][16]
+  GuardedBytes packed_x{0}, panel{0}, widened{0};
+  std::vector<int32_t> row_sums;  // [rows][slices]
+
+  Tile(const Kernel& row, int row_count, int k_size, int slice_size, int end_shift)
+      : kernel(row), rows(row_count), k(k_size), slice(slice_size), shift(end_shift),
+        x(static_cast<size_t>(rows) * k), w(static_cast<size_t>(k) * kPanelColumns) {}
+
+  void Fill(uint32_t seed) {
+    std::mt19937 random(seed);
+    const bool int4 = kernel.product == Product::kInt4;
+    std::uniform_int_distribution<int> bytes(-128, 127), weights(int4 ? -8 : -128, int4 ? 7 : 127);
+    std::uniform_real_distribution<float> reals(-2.0f, 2.0f);
+    for (float& v : x) v = kernel.product == Product::kFloat ? reals(random) : static_cast<float>(bytes(random));
+    for (int& v : w) v = weights(random);
+    Pack();
+  }
+
+  /// Byte c * 4 + k % 4 of line k / 4; int4: of line k / 8, the low nibble for k % 8 < 4, the weight + 8.
+  void PackPanel() {
+    const int line_k = LineK(WeightType(kernel)), lines = (k + line_k - 1) / line_k;
+    const bool int4 = line_k == 8;
+    panel = GuardedBytes(static_cast<size_t>(lines * kLineBytes + shift));
+    std::memset(panel.data(), int4 ? 0x88 : 0, static_cast<size_t>(lines * kLineBytes));
+    for (int kk = 0; kk < k; ++kk) {
+      for (int c = 0; c < kPanelColumns; ++c) {
+        uint8_t& byte = panel.data()[kk / line_k * kLineBytes + 4 * c + kk % 4];
+        const int v = w[static_cast<size_t>(kk * kPanelColumns + c)];
+        if (!int4) byte = static_cast<uint8_t>(v);
+        if (int4 && kk % 8 < 4) byte = static_cast<uint8_t>((byte & 0xF0) | (v + 8));
+        if (int4 && kk % 8 >= 4) byte = static_cast<uint8_t>((byte & 0x0F) | (v + 8) << 4);
+      }
+    }
+    if (!kernel.widen) return;
+    widened = GuardedBytes(static_cast<size_t>(lines * kernel.widened_bytes + 4 * shift));
+    kernel.widen(panel.data(), lines, widened.data());
+  }
+
+  void PackRows() {
+    const int64_t stride = PackedStride(k, kernel);
+    packed_x = GuardedBytes(static_cast<size_t>(((rows - 1) * stride + PaddedK(k) + shift) * kernel.x_bytes));
+    std::memset(packed_x.data(), 0x55, packed_x.size());
+    std::vector<int8_t> bytes(x.size());
+    for (size_t i = 0; i < x.size() && kernel.product != Product::kFloat; ++i) bytes[i] = static_cast<int8_t>(x[i]);
+    row_sums.assign(static_cast<size_t>(rows * (k / slice)), -1);
+    PackXArgs args = {};
+    args.x = kernel.product == Product::kFloat ? static_cast<const void*>(x.data()) : bytes.data();
+    args.dtype = XType(kernel);
+    args.row_stride = k;
+    args.k_stride = 1;
+    args.rows = rows;
+    args.k = k;
+    args.padded_k = PaddedK(k);
+    args.packed_stride = stride;
+    args.slice = slice;
+    args.packed = packed_x.data();
+    args.row_sums = kernel.product == Product::kInt4 ? row_sums.data() : nullptr;
+    kernel.pack_x(args);
+  }
+
+  void Pack() {
+    PackPanel();
+    PackRows();
+  }
+
+  /// acc of `length` k from `first` on, which lie in one slice, on top of `acc` if `add`; acc is [rows][32], half `half`.
+  void Multiply(int first, int length, bool add, void* acc) const {
+    const int line_k = LineK(WeightType(kernel));
+    GemmArgs args = {};
+    args.x_stride = PackedStride(k, kernel);
+    args.x = packed_x.data() + first * kernel.x_bytes;
+    args.w = kernel.widen ? widened.data() + first / line_k * kernel.widened_bytes
+                          : panel.data() + first / line_k * kLineBytes;
+    args.row_sums = row_sums.data() + first / slice;
+    args.row_sums_stride = k / slice;
+    args.rows = rows;
+    args.k = length;
+    args.k_offset = first % line_k;
+    args.add = add;
+    args.acc = acc;
+    kernel.gemm(args);
+  }
+
+  /// What one output must be, as bits: the sum over [first, first + length), on top of `start` (bits).
+  uint32_t Expected(int i, int c, int first, int length, uint32_t start) const {
+    uint32_t sum = start;
+    float real = FromBits(start);
+    for (int kk = first; kk < first + length; ++kk) {
+      const float xv = x[static_cast<size_t>(i) * k + kk];
+      const int wv = w[static_cast<size_t>(kk * kPanelColumns + c)];
+      if (kernel.product == Product::kFloat) {
+        real = std::fma(xv, static_cast<float>(wv), real);
+      } else {
+        sum += static_cast<uint32_t>(static_cast<int>(xv) * wv);
+      }
+    }
+    return kernel.product == Product::kFloat ? Bits(real) : sum;
+  }
+};
+
+/// Accumulators of one call, in one half of a row of 32, with poison all around. `shift`: 4 bytes off any alignment.
+class Accumulators {
+ public:
+  Accumulators(int rows, int half, int shift)
+      : rows_(rows), first_(kPairColumns + half * kPanelColumns + shift),
+        words_(static_cast<size_t>((rows + 2) * kPairColumns + shift), kPoison) {}
+
+  void* data() { return words_.data() + first_; }
+  uint32_t& At(int i, int c) { return words_[static_cast<size_t>(first_ + i * kPairColumns + c)]; }
+
+  void Expect(const std::function<uint32_t(int i, int c)>& value, const std::string& what) {
+    std::vector<uint32_t> expected(words_.size(), kPoison);
+    for (int i = 0; i < rows_; ++i) {
+      for (int c = 0; c < kPanelColumns; ++c) expected[static_cast<size_t>(first_ + i * kPairColumns + c)] = value(i, c);
+    }
+    for (size_t at = 0; at < words_.size(); ++at) {
+      ASSERT_EQ(words_[at], expected[at]) << what << ", word " << static_cast<int64_t>(at) - first_;
+    }
+  }
+
+ private:
+  int rows_, first_;
+  std::vector<uint32_t> words_;
+};
+
+class Gemm : public testing::TestWithParam<const Kernel*> {
+ protected:
+  void SetUp() override {
+    if (kernel().isa > ChosenIsa(-1)) {
+      GTEST_SKIP() << "not run: " << kernel().name << " needs " << Name(kernel().isa) << ", this run has "
+                   << Name(ChosenIsa(-1));
+    }
+  }
+  const Kernel& kernel() const { return *GetParam(); }
+  int step() const { return kernel().slice_step; }
+
+  void ExpectWhole(const Tile& tile, int half, const std::string& what) {
+    Accumulators acc(tile.rows, half, tile.shift);
+    tile.Multiply(0, tile.k, false, acc.data());
+    acc.Expect([&](int i, int c) { return tile.Expected(i, c, 0, tile.k, 0); }, what);
+  }
+};
+
+class IntegerGemm : public Gemm {};
+class FloatGemm : public Gemm {};
+
+std::vector<const Kernel*> Rows(bool integers, bool floats) {
+  std::vector<const Kernel*> rows;
+  for (const Kernel* kernel : KernelTable()) {
+    if (kernel->product == Product::kFloat ? floats : integers) rows.push_back(kernel);
+  }
+  return rows;
+}
+std::string KernelName(const testing::TestParamInfo<const Kernel*>& info) { return info.param->name; }
+INSTANTIATE_TEST_SUITE_P(Kernels, Gemm, testing::ValuesIn(Rows(true, true)), KernelName);
+INSTANTIATE_TEST_SUITE_P(Kernels, IntegerGemm, testing::ValuesIn(Rows(true, false)), KernelName);
+INSTANTIATE_TEST_SUITE_P(Kernels, FloatGemm, testing::ValuesIn(Rows(false, true)), KernelName);
+
+TEST_P(Gemm, EveryRowCountAndK) {
+  for (int rows = 1; rows <= kernel().tile_m; ++rows) {
+    for (int k = 1; k <= 70; ++k) {
+      Tile tile(kernel(), rows, k, k, 0);
+      tile.Fill(static_cast<uint32_t>(rows * 100 + k));
+      ExpectWhole(tile, k % 2, "rows " + std::to_string(rows) + ", k " + std::to_string(k));
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST_P(Gemm, UnalignedAddresses) {
+  for (const int shift : {1, 2, 3, 5, 7, 8, 13, 16, 31, 33, 63}) {
+    for (const int k : {4, 37, 64}) {
+      Tile tile(kernel(), kernel().tile_m, k, k, shift);
+      tile.Fill(static_cast<uint32_t>(shift));
+      ExpectWhole(tile, shift % 2, "shift " + std::to_string(shift) + ", k " + std::to_string(k));
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+/// A slice in two calls, the second with `add`: the same bits as in one. Rows that take any slice start anywhere.
+TEST_P(Gemm, PartsOfASliceAdd) {
+  const int line_k = LineK(WeightType(kernel())), every = step() == 1 ? 1 : line_k, k = 77;
+  for (int first = every; first < k; first += every) {
+    Tile tile(kernel(), kernel().tile_m, k, k, 0);
+    tile.Fill(static_cast<uint32_t>(first));
+    Accumulators acc(tile.rows, 0, 0);
+    tile.Multiply(0, first, false, acc.data());
+    tile.Multiply(first, k - first, true, acc.data());
+    acc.Expect([&](int i, int c) { return tile.Expected(i, c, 0, k, 0); }, "second part at " + std::to_string(first));
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST_P(Gemm, KBlockBoundaries) {
+  const int block = kernel().k_block > 0 ? kernel().k_block : 512;
+  for (const int k : {block - 1, block, block + 1, 2 * block, 2 * block + 5}) {
+    Tile tile(kernel(), kernel().tile_m, k, k, 0);
+    tile.Fill(static_cast<uint32_t>(k));
+    Accumulators acc(tile.rows, 1, 0);
+    for (int first = 0; first < k; first += block) {
+      tile.Multiply(first, std::min(block, k - first), first > 0, acc.data());
+    }
+    acc.Expect([&](int i, int c) { return tile.Expected(i, c, 0, k, 0); }, "k " + std::to_string(k));
+    if (HasFatalFailure()) return;
+  }
+}
+
+/// Slices that are multiples of the step, each by itself: for a step of 1 they start and end within lines.
+TEST_P(Gemm, SlicesOfEveryStep) {
+  for (int units = 1; units <= 19; ++units) {
+    const int slice = units * step(), slices = 5;
+    Tile tile(kernel(), kernel().tile_m, slice * slices, slice, 0);
+    tile.Fill(static_cast<uint32_t>(units));
+    for (int s = 0; s < slices; ++s) {
+      Accumulators acc(tile.rows, s % 2, 0);
+      tile.Multiply(s * slice, slice, false, acc.data());
+      acc.Expect([&](int i, int c) { return tile.Expected(i, c, s * slice, slice, 0); },
+                 "slice " + std::to_string(s) + " of " + std::to_string(slice));
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+/// Every pair of extremes with signs that stay and signs that alternate; k past every int16 or saturating partial sum.
+TEST_P(IntegerGemm, IntegerExtremes) {
+  const bool int4 = kernel().product == Product::kInt4;
+  const int low = int4 ? -8 : -128, high = int4 ? 7 : 127;
+  for (const int xv : {-128, 127}) {
+    for (const int wv : {low, high}) {
+      for (const int period : {1, 2, 3, 4, 8}) {
+        Tile tile(kernel(), kernel().tile_m, 1031, 1031, 0);
+        for (size_t i = 0; i < tile.x.size(); ++i) tile.x[i] = static_cast<float>(i % period ? -1 - xv : xv);
+        for (size_t i = 0; i < tile.w.size(); ++i) tile.w[i] = i / kPanelColumns % period ? -1 - wv : wv;
+        tile.Pack();
+        ExpectWhole(tile, 0, "x " + std::to_string(xv) + ", w " + std::to_string(wv) + ", period " + std::to_string(period));
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+TEST_P(IntegerGemm, SumAtInt32Edge) {
+  Tile tile(kernel(), kernel().tile_m, 131071, 131071, 0);
+  std::fill(tile.x.begin(), tile.x.end(), -128.0f);
+  std::fill(tile.w.begin(), tile.w.end(), kernel().product == Product::kInt4 ? -8 : -128);
+  tile.Pack();
+  Accumulators acc(tile.rows, 0, 0);
+  tile.Multiply(0, tile.k, false, acc.data());
+  const uint32_t expected = kernel().product == Product::kInt4 ? 131071u * 1024 : 2147467264u;
+  acc.Expect([&](int, int) { return expected; }, "k 131071");
+}
+
+/// Sums are modulo 2^32: sums pushed to the edge between two parts of a slice wrap.
+TEST_P(IntegerGemm, AddWraps) {
+  for (const uint32_t push : {0x7FFFFFFFu, 0x80000000u}) {
+    Tile tile(kernel(), kernel().tile_m, 40, 40, 0);
+    tile.Fill(5);
+    Accumulators acc(tile.rows, 0, 0);
+    tile.Multiply(0, 16, false, acc.data());
+    for (int i = 0; i < tile.rows; ++i) {
+      for (int c = 0; c < kPanelColumns; ++c) acc.At(i, c) += push;
+    }
+    tile.Multiply(16, 24, true, acc.data());
+    acc.Expect([&](int i, int c) { return tile.Expected(i, c, 0, tile.k, push); }, "pushed by " + std::to_string(push));
+  }
+}
+
+/// Every weight value at every position of a line, picked out by an x that is zero everywhere else.
+TEST_P(IntegerGemm, AllWeightValuesAtEveryPosition) {
+  const bool int4 = kernel().product == Product::kInt4;
+  const int k = 16;
+  for (int at = 0; at < k; ++at) {
+    for (int value = int4 ? -8 : -128; value <= (int4 ? 7 : 127); value += int4 ? 1 : 5) {
+      Tile tile(kernel(), 1, k, k, 0);
+      tile.x[static_cast<size_t>(at)] = -128.0f;
+      for (size_t i = 0; i < tile.w.size(); ++i) tile.w[i] = static_cast<int>(i * 7 % 16) - 8;
+      for (int c = 0; c < kPanelColumns; ++c) tile.w[static_cast<size_t>(at * kPanelColumns + c)] = value;
+      tile.Pack();
+      Accumulators acc(1, 0, 0);
+      tile.Multiply(0, k, false, acc.data());
+      acc.Expect([&](int, int) { return static_cast<uint32_t>(-128 * value); }, "value " + std::to_string(value));
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+/// Magnitudes that cancel and round at every step: any other order of the sums gives other bits.
+TEST_P(FloatGemm, ManyMagnitudes) {
+  std::mt19937 random(11);
+  std::uniform_int_distribution<int> exponent(-40, 40);
+  Tile tile(kernel(), kernel().tile_m, 259, 259, 0);
+  tile.Fill(12);
+  for (float& v : tile.x) v = std::ldexp(v, exponent(random));
+  tile.x[3] = -0.0f;
+  tile.x[4] = FromBits(1);  // the least subnormal
+  tile.x[5] = 3e38f;
+  tile.Pack();
+  ExpectWhole(tile, 0, "many magnitudes");
+}
+
+TEST_P(FloatGemm, InfAndNanStayInTheirRow) {
+  Tile tile(kernel(), kernel().tile_m, 37, 37, 0);
+  tile.Fill(13);
+  tile.x[static_cast<size_t>(1 * tile.k + 20)] = std::numeric_limits<float>::quiet_NaN();
+  tile.x[static_cast<size_t>(2 * tile.k + 36)] = std::numeric_limits<float>::infinity();
+  for (int c = 0; c < kPanelColumns; ++c) tile.w[static_cast<size_t>(36 * kPanelColumns + c)] = c - 8;  // Inf * 0 too
+  tile.Pack();
+  Accumulators acc(tile.rows, 0, 0);
+  tile.Multiply(0, tile.k, false, acc.data());
+  for (int i = 0; i < tile.rows; ++i) {
+    for (int c = 0; c < kPanelColumns; ++c) {
+      const float got = FromBits(acc.At(i, c));
+      if (i == 1 || (i == 2 && c == 8)) {
+        EXPECT_TRUE(std::isnan(got)) << "row " << i << ", column " << c;
+      } else {
+        EXPECT_EQ(Bits(got), tile.Expected(i, c, 0, tile.k, 0)) << "row " << i << ", column " << c;
+      }
+    }
+  }
+}
+
+TEST(KernelTable, RowsAreSound) {
+  std::set<std::string> names;
+  Isa last = Isa::kScalar;
+  for (const Kernel* kernel : KernelTable()) {
+    EXPECT_TRUE(names.insert(kernel->name).second) << kernel->name;
+    EXPECT_EQ(std::string(kernel->name).rfind(std::string(Name(kernel->isa)) + "_", 0), 0u) << kernel->name;
+    EXPECT_GE(kernel->isa, last) << kernel->name << ": slowest first";
+    last = kernel->isa;
+    const int line_k = LineK(WeightType(*kernel));
+    EXPECT_TRUE(kernel->tile_m >= 1 && kernel->tile_m <= 64) << kernel->name;
+    EXPECT_TRUE(kernel->slice_step == 1 || kernel->slice_step % line_k == 0) << kernel->name;
+    EXPECT_EQ(kernel->k_block % line_k, 0) << kernel->name << ": parts start at a line";
+    EXPECT_EQ(kernel->widen != nullptr, kernel->widened_bytes > 0) << kernel->name;
+  }
+}
+
+}  // namespace
+}  // namespace qgmm::cpu
