@@ -19,7 +19,7 @@ LINES = (
     ("printing and aborting is not the library's business", r"\b(printf|fprintf|puts|abort|exit)\s*\(|std::(cout|cerr)\b",
      r"(src|torch|include)/.*\.(h|cc|cpp)", r"src/verbose\.cc"),
     ("names no machine of ours", r"(/work/|/tmp/\w|/home/\w+/|/opt/wheels)", r".*", r"docs/porting\.md"),
-    ("ordinary words: no utils, common, helpers", r"#\s*include\s+\"[^\"]*(utils|common|helpers)\b", r".*", r""),
+    ("ordinary words: no utils, common, helpers", r"#\s*include\s+\"[^\"]*(utils|common|helpers)\b", r".*", r"src/verbose\.cc"),
     ("a tab", r"\t", r".*\.(h|cc|cpp|inc|py|cmake|txt|md)", r""),
     ("trailing blanks", r"[ \t]+$", r".*\.(h|cc|cpp|inc|py|cmake|txt)", r""),
 )

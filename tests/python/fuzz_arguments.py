@@ -7,7 +7,6 @@ import torch
 import cases
 import qgmm
 
-
 DTYPES = [
     torch.int8,
     torch.uint8,
