@@ -156,8 +156,7 @@ OPERATOR_A = [  # section 3.3
     (
         a,
         dict(weight_scale=full(I32, 8, 4096)),
-        "weight_scale must be float32, float16, bfloat16, or int64 carrying float32 "
-        "bits (int4 weights only); got int32",
+        "weight_scale must be float32, float16, bfloat16, or int64 carrying float32 bits (int4 weights only); got int32",
     ),
     (
         a,

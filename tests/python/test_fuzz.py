@@ -41,7 +41,7 @@ def test_valid_arguments(rng, op, make):
         given = with_forms(rng, op, given)
         result = call(op, given, positional)
         agree.assert_same_bits(
-            result, agree.reference(lambda: call(op, given, positional)), f"{op.__name__} {describe(given)}"
+            result, agree.reference(call, op, given, positional), f"{op.__name__} {describe(given)}"
         )
 
 
@@ -100,7 +100,7 @@ def test_strange_arguments(rng, op, make):
             raise AssertionError(f"{text}\nraised {error!r}") from error
         if any(on_meta(value) for value in given.values()):
             continue
-        agree.assert_same_bits(result, agree.reference(lambda: call(op, given, positional)), text)
+        agree.assert_same_bits(result, agree.reference(call, op, given, positional), text)
         results += 1
     assert refusals > ROUNDS // 8 and results > ROUNDS // 50, (refusals, results)
 
@@ -127,7 +127,7 @@ def test_random_bytes_are_no_packed_weight(rng):
     """Headers damaged one byte at a time: refused, or harmless when multiplied."""
     good = qgmm.pack_weight(cases.int8(rng, 2, 9, 12), swiglu=False).data
     x, scale = cases.int8(rng, 4, 9), cases.scales(rng, 2, 12)
-    for place in range(0, min(256, good.numel())):
+    for place in range(min(256, good.numel())):
         data = good.clone()
         data[place] ^= int(rng.integers(1, 256))
         try:
@@ -145,7 +145,7 @@ def test_bytes_changed_after_from_data(rng):
     packed = qgmm.pack_weight(cases.int8(rng, 2, 9, 12), swiglu=False)
     x, scale = cases.int8(rng, 4, 9), cases.scales(rng, 2, 12)
     good = packed.data.clone()
-    for place in range(0, 256):
+    for place in range(256):
         packed.data.copy_(good)
         packed.data[place] ^= int(rng.integers(1, 256))
         try:
