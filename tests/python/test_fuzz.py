@@ -40,9 +40,7 @@ def test_valid_arguments(rng, op, make):
                 given[name] = pick(rng, HARMLESS)(rng, value)
         given = with_forms(rng, op, given)
         result = call(op, given, positional)
-        agree.assert_same_bits(
-            result, agree.reference(call, op, given, positional), f"{op.__name__} {describe(given)}"
-        )
+        agree.assert_same_bits(result, agree.reference(call, op, given, positional), f"{op.__name__} {describe(given)}")
 
 
 @BY_OPERATOR
