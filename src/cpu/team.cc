@@ -73,8 +73,9 @@ int WorkersFor(const Context& context, std::string* why) {
   }
   if (context.max_workers > 0) return because(context.max_workers, "Context::max_workers");
   const int pool = context.pool_size > 0 ? context.pool_size : DefaultTeam().size;
-  if (const int quota = QuotaCpus(); quota > 0 && quota < pool) return because(quota, "cgroup CPU quota");
-  if (const int affinity = AffinityCpus(); affinity > 0 && affinity < pool) return because(affinity, "CPU affinity");
+  const int quota = QuotaCpus(), affinity = AffinityCpus();
+  if (affinity > 0 && affinity < pool && (quota == 0 || affinity <= quota)) return because(affinity, "CPU affinity");
+  if (quota > 0 && quota < pool) return because(quota, "cgroup CPU quota");
   return because(pool, context.pool_size > 0 ? "the caller's pool" : "the default team");
 }
 
