@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which kernel a block gets, and which ISA a call may use: Context::max_isa, QGMM_MAX_ISA, the machine.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <optional>
+#include <string>
+
+#include "cpu/kernel.h"
+#include "qgmm/types.h"
+
+namespace qgmm::cpu {
+namespace {
+
+TEST(ChooseKernel, AlwaysOneThatFits) {
+  for (const Product product : {Product::kInt8, Product::kInt4, Product::kFloat}) {
+    for (const Isa isa : {Isa::kScalar, Isa::kAvx2}) {
+      for (const int64_t rows : {1, 2, 8, 9, 64, 256}) {
+        for (int64_t slice = 1; slice <= 70; ++slice) {
+          for (const int64_t k : {slice, 3 * slice}) {
+            const Kernel& kernel = ChooseKernel(product, slice, k, rows, isa);
+            ASSERT_EQ(kernel.product, product);
+            ASSERT_LE(kernel.isa, isa);
+            ASSERT_LE(kernel.min_rows, rows);
+            ASSERT_TRUE(slice == k || slice % kernel.slice_step == 0) << kernel.name << ", slice " << slice;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(ChooseKernel, ScalarForOddSlicesAndOldMachines) {
+  EXPECT_STREQ(ChooseKernel(Product::kInt8, 64, 64, 1, Isa::kScalar).name, "scalar_int8");
+  EXPECT_STREQ(ChooseKernel(Product::kInt4, 64, 64, 100, Isa::kScalar).name, "scalar_int4");
+  EXPECT_STREQ(ChooseKernel(Product::kFloat, 64, 64, 9, Isa::kScalar).name, "scalar_float");
+  for (const int64_t rows : {1, 100}) {
+    EXPECT_STREQ(ChooseKernel(Product::kInt8, 3, 9, rows, Isa::kAvx2).name, "scalar_int8");
+    EXPECT_STREQ(ChooseKernel(Product::kInt4, 4, 12, rows, Isa::kAvx2).name, "scalar_int4");
+  }
+}
+
+#if defined(__x86_64__)
+TEST(ChooseKernel, Avx2ByRows) {
+  EXPECT_STREQ(ChooseKernel(Product::kInt8, 3, 3, 1, Isa::kAvx2).name, "avx2_wide");
+  EXPECT_STREQ(ChooseKernel(Product::kInt8, 300, 1200, 256, Isa::kAvx2).name, "avx2_wide_unpacked");
+  EXPECT_STREQ(ChooseKernel(Product::kInt4, 8, 64, 1, Isa::kAvx2).name, "avx2_int4");
+  EXPECT_STREQ(ChooseKernel(Product::kInt4, 64, 64, 256, Isa::kAvx2).name, "avx2_int4");
+  EXPECT_STREQ(ChooseKernel(Product::kFloat, 7, 7, 1, Isa::kAvx2).name, "avx2_float");
+  EXPECT_STREQ(ChooseKernel(Product::kFloat, 7, 7, 256, Isa::kAvx2).name, "avx2_float_unpacked");
+}
+#endif
+
+/// QGMM_MAX_ISA is absent at first and as before at the end.
+class MaxIsa : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (const char* text = std::getenv("QGMM_MAX_ISA")) before_ = text;
+    unsetenv("QGMM_MAX_ISA");
+  }
+  void TearDown() override {
+    if (before_) {
+      setenv("QGMM_MAX_ISA", before_->c_str(), 1);
+    } else {
+      unsetenv("QGMM_MAX_ISA");
+    }
+  }
+  static std::string Refusal(int limit) {
+    try {
+      ChosenIsa(limit);
+    } catch (const InvalidArgument& refusal) {
+      return refusal.what();
+    }
+    return "accepted";
+  }
+  std::optional<std::string> before_;
+};
+
+TEST_F(MaxIsa, TheBestUnlessALimitSaysOtherwise) {
+  EXPECT_EQ(ChosenIsa(-1), BestIsa());
+  EXPECT_EQ(ChosenIsa(0), Isa::kScalar);
+  EXPECT_EQ(ChosenIsa(static_cast<int>(BestIsa())), BestIsa());
+  setenv("QGMM_MAX_ISA", "", 1);
+  EXPECT_EQ(ChosenIsa(-1), BestIsa());
+  setenv("QGMM_MAX_ISA", "scalar", 1);
+  EXPECT_EQ(ChosenIsa(-1), Isa::kScalar);
+  EXPECT_EQ(ChosenIsa(static_cast<int>(BestIsa())), BestIsa()) << "the Context's own limit goes first";
+}
+
+TEST_F(MaxIsa, UnknownNamesAndNumbersAreRefused) {
+  for (const std::string text : {"avx9", "AVX2", "0", "scalar "}) {
+    setenv("QGMM_MAX_ISA", text.c_str(), 1);
+    EXPECT_EQ(Refusal(-1), "[qgmm] QGMM_MAX_ISA must be scalar or avx2; got " + text);
+  }
+  EXPECT_EQ(Refusal(2), "[qgmm] Context::max_isa must be 0 (scalar) or 1 (avx2); got 2");
+}
+
+TEST_F(MaxIsa, MoreThanTheMachineHasIsRefused) {
+  if (BestIsa() == Isa::kAvx2) GTEST_SKIP() << "not run: this machine has every ISA";
+  setenv("QGMM_MAX_ISA", "avx2", 1);
+  EXPECT_EQ(Refusal(-1), "[qgmm] QGMM_MAX_ISA must be at most scalar on this machine; got avx2");
+  EXPECT_EQ(Refusal(1), "[qgmm] Context::max_isa must be at most scalar on this machine; got avx2");
+}
+
+TEST(StagesFor, TheIsasOwn) {
+  EXPECT_EQ(StagesFor(Isa::kScalar).isa, Isa::kScalar);
+#if defined(__x86_64__)
+  EXPECT_EQ(StagesFor(Isa::kAvx2).isa, Isa::kAvx2);
+#endif
+}
+
+}  // namespace
+}  // namespace qgmm::cpu
