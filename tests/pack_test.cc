@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0
+// Packed weights: every source layout gives the same bytes, every weight comes back, padding is zero weights, and damaged
+// bytes are refused.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cpu/backend.h"
+#include "cpu/pack.h"
+#include "kernel_case.h"
+#include "packed_format.h"
+#include "views.h"
+
+namespace qgmm::cpu {
+namespace {
+
+struct Shape {
+  int64_t e, k, n;
+  DType dtype;
+  bool paired;
+};
+
+std::string Words(const Shape& s) {
+  return std::string(Name(s.dtype)) + (s.paired ? " paired" : "") + ", e " + std::to_string(s.e) + ", k " +
+         std::to_string(s.k) + ", n " + std::to_string(s.n);
+}
+
+std::vector<Shape> Shapes() {
+  std::vector<Shape> shapes;
+  for (const int64_t k : {1, 3, 4, 5, 7, 8, 9, 63, 64, 65, 130}) {
+    for (const int64_t n : {1, 2, 15, 16, 17, 31, 32, 33, 66}) shapes.push_back({2, k, n, DType::kInt8, false});
+    for (const int64_t n : {2, 6, 30, 32, 34, 66, 130}) shapes.push_back({2, k, n, DType::kInt8, true});
+    for (const int64_t n : {8, 16, 24, 32, 40, 72, 136}) {
+      for (const bool paired : {false, true}) shapes.push_back({2, k, n, DType::kInt4, paired});
+    }
+  }
+  return shapes;
+}
+
+/// Random weights [e][k][n], the extremes among them.
+std::vector<int> RandomValues(const Shape& s, uint32_t seed) {
+  std::mt19937 random(seed);
+  const int low = s.dtype == DType::kInt4 ? -8 : -128;
+  std::uniform_int_distribution<int> weights(low, -low - 1);
+  std::vector<int> values(static_cast<size_t>(s.e * s.k * s.n));
+  for (size_t i = 0; i < values.size(); ++i) values[i] = i % 11 == 0 ? low : weights(random);
+  return values;
+}
+
+int ValueAt(const Shape& s, const std::vector<int>& values, int64_t e, int64_t k, int64_t j) {
+  return values[static_cast<size_t>((e * s.k + k) * s.n + j)];
+}
+
+int64_t Elements(const Shape& s) { return s.dtype == DType::kInt4 ? s.n / 8 : s.n; }  // of the tensor, along n
+
+/// The tensor [e, k, n] or [e, k, n / 8] of those values with any strides (elements), between guard pages.
+Owned Tensor(const Shape& s, const std::vector<int>& values, const std::vector<int64_t>& strides, Edge edge,
+             int64_t first_expert = 0, int64_t experts = -1) {
+  const int64_t width = Elements(s), per = s.n / width;
+  const int64_t count = experts < 0 ? s.e : experts;
+  Owned tensor(s.dtype == DType::kInt4 ? DType::kInt32 : DType::kInt8, {count, s.k, width}, strides, edge);
+  for (int64_t flat = 0; flat < count * s.k * width; ++flat) {
+    const int64_t j = flat % width * per, k = flat / width % s.k, e = first_expert + flat / width / s.k;
+    uint32_t word = 0;
+    for (int64_t i = 0; i < per; ++i) {
+      word |= (static_cast<uint32_t>(ValueAt(s, values, e, k, j + i)) & (per == 8 ? 15u : 255u)) << (4 * i);
+    }
+    std::memcpy(tensor.At(flat), &word, per == 8 ? 4 : 1);
+  }
+  return tensor;
+}
+
+Weights WeightsOf(const Shape& s, const Owned& tensor) {
+  Weights w;
+  w.e = s.e, w.k = s.k, w.n = s.n, w.dtype = s.dtype, w.paired = s.paired;
+  const TensorView& view = tensor.view();
+  w.plain = {view.data, view.strides[1], view.strides[2]};
+  w.expert_stride = view.strides[0];
+  return w;
+}
+
+/// Bytes of Pack, `shift` bytes off an aligned address, with poison around them.
+std::vector<uint8_t> PackedBytesOf(const Weights& w, int workers = 1, size_t shift = 0) {
+  const size_t bytes = static_cast<size_t>(PackedBytes(w));
+  std::vector<uint8_t> memory(bytes + 256, 0xAB);
+  uint8_t* out = memory.data() + 64 + shift;
+  Context context;
+  context.parallel_for = workers > 1 ? OnThreads : Backwards;
+  context.max_workers = workers;
+  const PackedWeight packed = Pack(w, out, context);
+  EXPECT_EQ(packed.data, out);
+  EXPECT_EQ(packed.bytes, static_cast<int64_t>(bytes));
+  const auto poisoned = [](uint8_t byte) { return byte == 0xAB; };
+  EXPECT_TRUE(std::all_of(memory.data(), out, poisoned)) << "written before the output";
+  EXPECT_TRUE(std::all_of(out + bytes, memory.data() + memory.size(), poisoned)) << "written behind the output";
+  return {out, out + bytes};
+}
+
+TEST(Pack, EveryWeightComesBack) {
+  for (const Shape& s : Shapes()) {
+    const std::vector<int> values = RandomValues(s, 1);
+    const Owned tensor = Tensor(s, values, Contiguous({s.e, s.k, Elements(s)}), Edge::kBack);
+    Weights plain = WeightsOf(s, tensor), packed = plain;
+    const std::vector<uint8_t> bytes = PackedBytesOf(plain);
+    packed.packed = FromBytes(bytes.data(), static_cast<int64_t>(bytes.size()));
+    ASSERT_EQ(packed.packed.paired(), s.paired);
+    ASSERT_EQ(packed.packed.dtype(), s.dtype);
+    for (int64_t e = 0; e < s.e; ++e) {
+      for (int64_t k = 0; k < s.k; ++k) {
+        for (int64_t j = 0; j < s.n; ++j) {
+          const int value = ValueAt(s, values, e, k, j);
+          ASSERT_EQ(At(packed.packed, e, k, j), value) << Words(s) << "; " << e << ", " << k << ", " << j;
+          ASSERT_EQ(WeightAt(packed, e, k, j), value);
+          ASSERT_EQ(WeightAt(plain, e, k, j), value);
+        }
+      }
+    }
+  }
+}
+
+/// Transposed, permuted, sliced, reversed and repeated strides, memory ending at guard pages on both sides.
+TEST(Pack, EverySourceLayoutGivesTheSameBytes) {
+  for (const Shape& s : Shapes()) {
+    const std::vector<int> values = RandomValues(s, 2);
+    const int64_t e = s.e, k = s.k, n = Elements(s);
+    const std::vector<uint8_t> expected = PackedBytesOf(WeightsOf(s, Tensor(s, values, {k * n, n, 1}, Edge::kBack)));
+    const std::vector<std::vector<int64_t>> layouts = {
+        {k * n, 1, k},              // transposed view
+        {1, n * e, e},              // experts innermost
+        {n, e * n, 1},              // experts between k and n
+        {2 * k * (n + 3), 2 * (n + 3), 1},  // a slice of wider rows, every other one
+        {3 * k * n, 3 * n, 3},      // every third column
+        {-k * n, n, 1}, {k * n, -n, 1}, {k * n, n, -1}, {-k * n, -1, -k},  // reversed
+    };
+    for (const auto& strides : layouts) {
+      for (const Edge edge : {Edge::kFront, Edge::kBack}) {
+        const Owned tensor = Tensor(s, values, strides, edge);
+        ASSERT_EQ(PackedBytesOf(WeightsOf(s, tensor)), expected) << Words(s) << ", strides " << strides[0] << ", "
+                                                                << strides[1] << ", " << strides[2];
+      }
+    }
+  }
+}
+
+TEST(Pack, OneValueExpanded) {
+  const Shape s = {3, 9, 34, DType::kInt8, true};
+  const std::vector<int> values(static_cast<size_t>(s.e * s.k * s.n), -77);
+  const Owned one = Tensor(s, values, {0, 0, 0}, Edge::kBack), all = Tensor(s, values, {9 * 34, 34, 1}, Edge::kBack);
+  EXPECT_EQ(one.byte_count(), 1u);
+  EXPECT_EQ(PackedBytesOf(WeightsOf(s, one)), PackedBytesOf(WeightsOf(s, all)));
+}
+
+TEST(Pack, ListOfExpertsWithStridesOfTheirOwn) {
+  for (Shape s : Shapes()) {
+    if (s.k % 2) continue;  // half of the shapes are enough
+    s.e = 4;
+    const std::vector<int> values = RandomValues(s, 3);
+    const int64_t k = s.k, n = Elements(s);
+    const std::vector<uint8_t> expected = PackedBytesOf(WeightsOf(s, Tensor(s, values, {k * n, n, 1}, Edge::kBack)));
+    std::vector<Owned> experts;
+    experts.push_back(Tensor(s, values, {0, n, 1}, Edge::kBack, 0, 1));
+    experts.push_back(Tensor(s, values, {0, 1, k}, Edge::kFront, 1, 1));
+    experts.push_back(Tensor(s, values, {0, -n, 1}, Edge::kBack, 2, 1));
+    experts.push_back(Tensor(s, values, {0, 5 * n, 2}, Edge::kFront, 3, 1));
+    Weights w = WeightsOf(s, experts[0]);
+    w.plain = {};
+    for (const Owned& expert : experts) w.list.push_back({expert.view().data, expert.view().strides[1], expert.view().strides[2]});
+    ASSERT_EQ(PackedBytesOf(w), expected) << Words(s);
+  }
+}
+
+TEST(Pack, UnalignedOutputAndAnyWorkers) {
+  for (const Shape& s : {Shape{3, 65, 130, DType::kInt8, true}, Shape{3, 65, 264, DType::kInt4, false},
+                         Shape{1, 5, 600, DType::kInt8, false}}) {
+    const std::vector<int> values = RandomValues(s, 4);
+    const Owned tensor = Tensor(s, values, Contiguous({s.e, s.k, Elements(s)}), Edge::kBack);
+    const Weights w = WeightsOf(s, tensor);
+    const std::vector<uint8_t> expected = PackedBytesOf(w);
+    for (const size_t shift : {1u, 2u, 3u, 31u, 63u}) EXPECT_EQ(PackedBytesOf(w, 1, shift), expected) << "shift " << shift;
+    for (const int workers : {2, 7, 64}) EXPECT_EQ(PackedBytesOf(w, workers), expected) << "workers " << workers;
+  }
+}
+
+/// docs/packing.md, read byte by byte: every place that holds no weight of the caller's holds the weight zero.
+TEST(Pack, PaddingIsZeroWeightsAndColumnSumsAreRight) {
+  for (const Shape& s : Shapes()) {
+    const std::vector<int> values = RandomValues(s, 5);
+    const Owned tensor = Tensor(s, values, Contiguous({s.e, s.k, Elements(s)}), Edge::kBack);
+    const std::vector<uint8_t> bytes = PackedBytesOf(WeightsOf(s, tensor));
+    const int64_t panels = 2 * ((s.n + 31) / 32), padded_k = (s.k + 63) / 64 * 64;
+    const int64_t panel_bytes = padded_k * 16 / (s.dtype == DType::kInt4 ? 2 : 1);
+    const uint8_t* sums = bytes.data() + 64 + s.e * panels * panel_bytes;
+    ASSERT_EQ(static_cast<int64_t>(bytes.size()), 64 + s.e * panels * (panel_bytes + 16 * 4)) << Words(s);
+    for (int64_t e = 0; e < s.e; ++e) {
+      for (int64_t p = 0; p < panels; ++p) {
+        const uint8_t* panel = bytes.data() + 64 + (e * panels + p) * panel_bytes;
+        for (int c = 0; c < 16; ++c) {
+          // The caller's column, or -1: plain panels follow each other; paired ones alternate gate and up.
+          const int64_t h = s.n / 2, within = (s.paired ? p / 2 : p) * 16 + c;
+          const int64_t j = within >= (s.paired ? h : s.n) ? -1 : within + (s.paired && p % 2 ? h : 0);
+          int32_t sum = 0, stored_sum = 0;
+          for (int64_t k = 0; k < padded_k; ++k) {
+            const uint8_t byte = s.dtype == DType::kInt4 ? panel[k / 8 * 64 + c * 4 + k % 4] : panel[k / 4 * 64 + c * 4 + k % 4];
+            const int got = s.dtype == DType::kInt8 ? static_cast<int8_t>(byte) : (k % 8 < 4 ? byte & 15 : byte >> 4) - 8;
+            const int value = j >= 0 && k < s.k ? ValueAt(s, values, e, k, j) : 0;
+            ASSERT_EQ(got, value) << Words(s) << "; panel " << p << ", column " << c << ", k " << k;
+            sum += value;
+          }
+          std::memcpy(&stored_sum, sums + ((e * panels + p) * 16 + c) * 4, 4);
+          ASSERT_EQ(stored_sum, sum) << Words(s) << "; panel " << p << ", column " << c;
+        }
+      }
+    }
+  }
+}
+
+/// A run packs spans of panels and stretches of k as it goes: the same lines as in the whole.
+TEST(Pack, StretchesOfPanelsAndLines) {
+  for (const Shape& s : {Shape{2, 130, 150, DType::kInt8, true}, Shape{2, 130, 152, DType::kInt4, true},
+                         Shape{2, 61, 97, DType::kInt8, false}}) {
+    const std::vector<int> values = RandomValues(s, 6);
+    const Owned tensor = Tensor(s, values, Contiguous({s.e, s.k, Elements(s)}), Edge::kBack);
+    const Weights w = WeightsOf(s, tensor);
+    const std::vector<uint8_t> whole = PackedBytesOf(w);
+    const int64_t panel_bytes = PanelBytes(s.dtype, s.k), panels = 2 * Pairs(s.n), all = panel_bytes / kLineBytes;
+    for (int64_t first = 0; first < panels; first += 2) {
+      for (const auto& [line, lines] : {std::pair<int64_t, int64_t>{0, all}, {1, 3}, {all - 2, 2}, {all / 2, 1}}) {
+        const int64_t count = std::min<int64_t>(8, panels - first), stride = lines * kLineBytes + 64;
+        std::vector<uint8_t> out(static_cast<size_t>(count * stride), 0xAB);
+        PackPanels(w, 1, first, count, line, lines, out.data(), stride);
+        for (int64_t p = 0; p < count; ++p) {
+          const uint8_t* expected = whole.data() + kHeaderBytes + (panels + first + p) * panel_bytes + line * kLineBytes;
+          ASSERT_EQ(0, std::memcmp(out.data() + p * stride, expected, static_cast<size_t>(lines * kLineBytes))) << Words(s);
+          for (int64_t i = lines * kLineBytes; i < stride; ++i) ASSERT_EQ(out[static_cast<size_t>(p * stride + i)], 0xAB);
+        }
+      }
+    }
+  }
+}
+
+std::string RefusalOf(const uint8_t* data, int64_t bytes) {
+  try {
+    FromBytes(data, bytes);
+  } catch (const InvalidArgument& refusal) {
+    return refusal.what();
+  }
+  return "accepted";
+}
+
+TEST(FromBytes, DamagedHeadersAreRefused) {
+  const Shape s = {2, 9, 34, DType::kInt8, true};
+  const Owned tensor = Tensor(s, RandomValues(s, 7), {9 * 34, 34, 1}, Edge::kBack);
+  const std::vector<uint8_t> good = PackedBytesOf(WeightsOf(s, tensor));
+  const int64_t size = static_cast<int64_t>(good.size());
+  const auto damaged = [&](const std::function<void(PackedHeader&)>& damage) {
+    std::vector<uint8_t> bytes = good;
+    PackedHeader header;
+    std::memcpy(&header, bytes.data(), sizeof(header));
+    damage(header);
+    std::memcpy(bytes.data(), &header, sizeof(header));
+    return RefusalOf(bytes.data(), size);
+  };
+  const std::string who = "[PackedWeight] data must ";
+  EXPECT_EQ(damaged([](PackedHeader&) {}), "accepted");
+  EXPECT_EQ(RefusalOf(nullptr, 0), who + "be at least 64 bytes long; got 0");
+  EXPECT_EQ(RefusalOf(good.data(), 63), who + "be at least 64 bytes long; got 63");
+  EXPECT_EQ(RefusalOf(good.data(), size - 1), who + "be " + std::to_string(size) + " bytes long by its header; got " + std::to_string(size - 1));
+  EXPECT_EQ(damaged([](PackedHeader& h) { h.magic[7] = 'K'; }), who + "start with the header that pack_weight writes; got other bytes");
+  EXPECT_EQ(damaged([](PackedHeader& h) { h.version = 2; }), who + "have format version 1; got 2");
+  for (const int layout : {0, 5, -1}) {
+    EXPECT_EQ(damaged([&](PackedHeader& h) { h.layout = layout; }), who + "have a CPU layout, 1 to 4; got " + std::to_string(layout));
+  }
+  const std::string sizes = who + "have sensible sizes; got ";
+  EXPECT_EQ(damaged([](PackedHeader& h) { h.e = 0; }), sizes + "e 0, k 9, n 34");
+  EXPECT_EQ(damaged([](PackedHeader& h) { h.e = 1025; }), sizes + "e 1025, k 9, n 34");
+  EXPECT_EQ(damaged([](PackedHeader& h) { h.k = 0; }), sizes + "e 2, k 0, n 34");
+  EXPECT_EQ(damaged([](PackedHeader& h) { h.n = -34; }), sizes + "e 2, k 9, n -34");
+  EXPECT_EQ(damaged([](PackedHeader& h) { h.n = 33; }), sizes + "e 2, k 9, n 33") << "gate and up halves";
+  EXPECT_EQ(damaged([](PackedHeader& h) { h.layout = 3; }), sizes + "e 2, k 9, n 34") << "int4 comes in eights";
+  EXPECT_EQ(damaged([](PackedHeader& h) { h.k = INT64_MAX; }), sizes + "e 2, k 9223372036854775807, n 34");
+  EXPECT_EQ(damaged([](PackedHeader& h) { h.k = h.n = int64_t{1} << 40; }), sizes + "e 2, k 1099511627776, n 1099511627776");
+  for (int64_t PackedHeader::*offset : {&PackedHeader::panels_offset, &PackedHeader::column_sums_offset, &PackedHeader::bytes}) {
+    EXPECT_EQ(damaged([&](PackedHeader& h) { h.*offset += 64; }), who + "have the offsets of its sizes; got others");
+  }
+  EXPECT_EQ(damaged([](PackedHeader& h) { h.k = 65; }), who + "have the offsets of its sizes; got others");
+}
+
+}  // namespace
+}  // namespace qgmm::cpu
