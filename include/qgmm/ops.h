@@ -83,7 +83,8 @@ QGMM_EXPORT void GroupedMatmulSwigluQuant(const SwigluQuantArgs& args, Context& 
 enum class Precision : int { kDefault = 0, kStrict = 1, kFast = 2 };
 
 /// Operator B: 16-bit or fp32 tokens x int8 experts.
-///   P = sum over k of f(x[i,k]) * f(w[e,k,j]) in fp32, k ascending;   X = sum over k of f(x[i,k]), if offset is given
+///   P = sum over k of f(x[i,k]) * f(w[e,k,j]) in fp32, k ascending;   X = sum over k of f(x[i,k]) in fp64,
+///   rounded once, if offset is given
 ///   t = offset ? fma(offset[e,j], X, P) : P;   z = bias ? fma(scale[e,j], t, bias[e,j]) : scale[e,j] * t
 ///   y[i,j] = act(z), narrowed once to x's dtype. Rows in no group become zeros.
 struct WeightQuantArgs {

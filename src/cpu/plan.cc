@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
+#include <string>
 
 #include "cpu/team.h"
 
@@ -119,6 +121,16 @@ void AddTasks(const Problem& p, Plan& plan) {
   plan.bounds.resize(static_cast<size_t>(plan.workers) + 1, static_cast<int32_t>(plan.tasks.size()));
 }
 
+/// What the kernel says of CPU 0's cache of that level; glibc multiplies a shared L3 by its sharers on some machines.
+int64_t CacheBytes(int level, int sysconf_name, int64_t unknown) {
+  std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(level) + "/size");
+  int64_t size = 0;
+  char unit = 0;
+  if (file >> size >> unit && size > 0) return size * (unit == 'M' ? 1 << 20 : unit == 'K' ? 1 << 10 : 1);
+  const long asked = sysconf(sysconf_name);
+  return asked > 0 ? asked : unknown;
+}
+
 /// The most that any block needs of every part.
 void LayOutScratch(const Problem& p, Plan& plan) {
   const bool plain = !p.w.packed.given(), whole_results = p.epilogue.finish == Finish::kSwigluQuant;
@@ -163,10 +175,7 @@ int64_t PackedStride(int64_t k, const Kernel& kernel) {
 }
 
 Caches DetectCaches() {
-  static const Caches caches = [] {
-    const long l2 = sysconf(_SC_LEVEL2_CACHE_SIZE), l3 = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    return Caches{l2 > 0 ? l2 : 512 * 1024, l3 > 0 ? l3 : 0};
-  }();
+  static const Caches caches = {CacheBytes(2, _SC_LEVEL2_CACHE_SIZE, 512 * 1024), CacheBytes(3, _SC_LEVEL3_CACHE_SIZE, 0)};
   return caches;
 }
 
