@@ -5,21 +5,13 @@
 
 #include "cpu/backend.h"
 #include "cpu/kernel.h"
+#include "cpu/row_scale.h"
 #include "cpu/team.h"
 #include "float_mode.h"
 #include "numeric.h"
 
 namespace qgmm::cpu {
 namespace {
-
-float MaxOf(DType dtype) {
-  switch (dtype) {
-    case DType::kInt4: return 7.0f;
-    case DType::kFloat8E4M3: return 448.0f;
-    case DType::kFloat8E5M2: return 57344.0f;
-    default: return 127.0f;
-  }
-}
 
 /// Elements from x's first to the first of row `row` of the leading axes, whatever their strides.
 int64_t RowOffset(const TensorView& x, int64_t row) {
@@ -41,12 +33,11 @@ class Rows {
     const TensorView& x = p_.x_view;
     const std::byte* from = static_cast<const std::byte*>(x.data) + RowOffset(x, row) * Bytes(x.dtype);
     const uint32_t bits = stages_.widen_row(from, x.dtype, x.strides[x.rank - 1], Smooth(row), p_.h, v_);
-    float scale = FromBits(bits) / MaxOf(p_.dst_type);
-    if (bits > 0x7F800000u) scale = FromBits(kNanBits);
+    const auto [scale, zeros] = ScaleOf(bits, p_.dst_type);
     p_.scale[row] = scale;
     const bool int4 = p_.dst_type == DType::kInt4;
     uint8_t* q = int4 ? q_ : static_cast<uint8_t*>(p_.y) + row * p_.h;
-    if (bits >= 0x7F800000u || scale == 0) {
+    if (zeros) {
       std::memset(q, 0, static_cast<size_t>(p_.h));
     } else {
       for (int64_t j = 0; j < p_.h; j += kChunk) {

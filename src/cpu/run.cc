@@ -7,6 +7,7 @@
 
 #include "cpu/backend.h"
 #include "cpu/queue.h"
+#include "cpu/row_scale.h"
 #include "cpu/team.h"
 #include "cpu/worker.h"
 #include "float_mode.h"
@@ -14,11 +15,6 @@
 
 namespace qgmm::cpu {
 namespace {
-
-float MaxOf(DType dtype) {
-  if (dtype == DType::kFloat8E4M3) return 448.0f;
-  return dtype == DType::kFloat8E5M2 ? 57344.0f : 127.0f;
-}
 
 void ZeroElements(std::byte* first, int64_t count, int64_t stride, int bytes) {
   if (stride == 1) {
@@ -37,12 +33,11 @@ void Worker::Requantize(const RowBlock& b) {
   for (int i = 0; i < b.rows; ++i) {
     uint32_t bits = 0;
     for (int t = 0; t < b.tasks; ++t) bits = std::max(bits, RowMax(b, t)[i]);
-    float scale = FromBits(bits) / MaxOf(p_.y.dtype);
-    if (bits > 0x7F800000u) scale = FromBits(kNanBits);
+    const auto [scale, zeros] = ScaleOf(bits, p_.y.dtype);
     const int64_t row = b.first_row + i;
     static_cast<float*>(p_.y_scale.data)[row * p_.y_scale.stride] = scale;
     uint8_t* q = static_cast<uint8_t*>(p_.y.data) + row * p_.y.row_stride;
-    if (bits >= 0x7F800000u || scale == 0) {
+    if (zeros) {
       ZeroElements(reinterpret_cast<std::byte*>(q), h, p_.y.column_stride, 1);
       continue;
     }
