@@ -20,7 +20,7 @@ def calls():
     rng = np.random.default_rng(20261124)
     for bits in (8, 4):
         for slices in (0, 3):
-            for m, k, n in ((1, 33, 48), (70, 96, 80), (9, 300, 272)):
+            for m, k, n in ((1, 33, 48), (230, 96, 80), (9, 300, 272)):
                 mode = int(slices > 0)
                 args = cases.swiglu(rng, e=3, m=m, k=k, n=n, slices=slices, bits=bits)
                 options = dict(
@@ -45,7 +45,7 @@ def calls():
         args = cases.swiglu(rng, e=2, m=11, k=65, n=66)
         yield f"A fp8 {kind}", qgmm.grouped_matmul_swiglu_quant, args, dict(quant_dtype=kind)
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
-        for m, k, n in ((1, 129, 40), (70, 64, 33), (9, 1000, 130)):
+        for m, k, n in ((1, 129, 40), (230, 64, 33), (9, 1000, 130)):
             args, options = cases.weight_quant(rng, e=3, m=m, k=k, n=n, dtype=dtype)
             for act_type in (0, 4):
                 yield (
