@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The float stages of every ISA: the checksums of Exp and Silu, and each stage against its formula, one IEEE operation at
-// a time, strides, tails and special values included.
+// The float stages of every ISA that work on rows: the checksums of Exp and Silu, and each stage against its formula, one
+// IEEE operation at a time, strides, tails and special values included. Strips are in finish_test.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <limits>
 #include <random>
 #include <string>
@@ -92,6 +93,19 @@ TEST(ExpSilu, ChecksumAll) {
 
 TEST_P(Epilogue, ChecksumStrided) {
   EXPECT_EQ(ChecksumOnTwoThreads(stages(), ((uint64_t{1} << 32) + 60) / 61, 61), 0xF5DDC917CD9E0338u);
+}
+
+/// Any count, nothing behind it written.
+TEST_P(Epilogue, ExpSiluTails) {
+  for (int count = 1; count <= 20; ++count) {
+    const std::vector<float> t = Values(static_cast<size_t>(count), static_cast<uint32_t>(count));
+    std::vector<float> exp(t.size() + 8, -7.0f), silu = exp;
+    stages().exp_silu(t.data(), count, exp.data(), silu.data());
+    for (size_t i = 0; i < exp.size(); ++i) {
+      EXPECT_EQ(CanonicalBits(exp[i]), CanonicalBits(i < t.size() ? reference::Exp(t[i]) : -7.0f)) << count << ", " << i;
+      EXPECT_EQ(CanonicalBits(silu[i]), CanonicalBits(i < t.size() ? reference::Silu(t[i]) : -7.0f)) << count << ", " << i;
+    }
+  }
 }
 
 TEST_P(Epilogue, FoldOfSlices) {

@@ -238,6 +238,27 @@ TEST_P(FinishStrips, AffineWithEveryOption) {
   }
 }
 
+/// Every upper half of an fp32, with lower halves at and around the ties of bfloat16 and float16: one rounding, to even.
+TEST_P(FinishStrips, NarrowingTies) {
+  constexpr uint32_t kLow[] = {0, 1, 0x0FFF, 0x1000, 0x1001, 0x2000, 0x3000, 0x7FFF, 0x8000, 0x8001, 0xFFFF};
+  for (const DType dtype : kTypes) {
+    for (uint64_t next = 0; next < (uint64_t{11} << 16); next += kRows * kRow) {
+      Strip strip(Finish::kAffine, Options(0), 1);
+      Output out(strip, dtype, 16, 16, 1);
+      std::fill(strip.scale.begin(), strip.scale.end(), 1.0f);
+      for (size_t i = 0; i < strip.sums.size(); ++i) {
+        const uint64_t at = (next + i) % (uint64_t{11} << 16);
+        strip.sums[i] = FromBits(static_cast<uint32_t>(at / 11 << 16) | kLow[at % 11]);
+      }
+      stages().finish_affine(strip.s);
+      ForOutputs(strip, out, [&](int row, int j, int64_t at) {
+        Store(out.expected.data(), dtype, at, strip.sums[static_cast<size_t>(row * kRow + j)]);
+      });
+      ASSERT_EQ(out.bytes, out.expected) << Name(dtype) << " from pattern " << next;
+    }
+  }
+}
+
 TEST_P(FinishStrips, DequantizeWithEveryOption) {
   for (int bits = 0; bits < 64; ++bits) {
     const Options o(bits);

@@ -208,10 +208,16 @@ uint32_t WidenRow(const void* x, DType dtype, int64_t stride, const float* smoot
 
 template <class V>
 void ExpSilu(const float* t, int count, float* exp, float* silu) {
-  for (int j = 0; j + V::kLanes <= count; j += V::kLanes) {
+  int j = 0;
+  for (; j + V::kLanes <= count; j += V::kLanes) {
     V::Store(exp + j, Exp<V>(V::Load(t + j)));
     V::Store(silu + j, Silu<V>(V::Load(t + j)));
   }
+  alignas(64) float rest[V::kLanes] = {}, e[V::kLanes], s[V::kLanes];
+  for (int l = j; l < count; ++l) rest[l - j] = t[l];
+  V::Store(e, Exp<V>(V::Load(rest)));
+  V::Store(s, Silu<V>(V::Load(rest)));
+  for (int l = j; l < count; ++l) exp[l] = e[l - j], silu[l] = s[l - j];
 }
 
 template <class V>
