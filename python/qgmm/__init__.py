@@ -55,3 +55,10 @@ __all__ = [
     "to_fractal_nz",
     "weight_quant_grouped_matmul",
 ]
+
+
+def __getattr__(name: str):
+    if name.startswith("npu_"):
+        names = ", ".join(known for known in __all__ if known.startswith("npu_"))
+        raise AttributeError(f"{name} is not part of qgmm yet; implemented: {names}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

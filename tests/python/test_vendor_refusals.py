@@ -149,3 +149,14 @@ def test_format_cast_refusal(arguments, sentence):
     with pytest.raises(ValueError) as refusal:
         qgmm.npu_format_cast(*arguments)
     assert str(refusal.value) == f"[npu_format_cast] {sentence}"
+
+
+@pytest.mark.parametrize("name", ["npu_dynamic_quant", "npu_grouped_matmul", "npu_quant_gmm", "npu_swiglu"])
+def test_vendor_names_that_are_not_there_yet(name):
+    with pytest.raises(AttributeError, match=rf"^{name} is not part of qgmm yet; implemented: npu_format_cast, npu_"):
+        getattr(qgmm, name)
+
+
+def test_other_missing_names_are_ordinary():
+    with pytest.raises(AttributeError, match=r"^module 'qgmm' has no attribute 'grouped_matmull'$"):
+        qgmm.grouped_matmull  # noqa: B018
