@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The float stages of every ISA that work on rows: the checksums of Exp and Silu, and each stage against its formula, one
-// IEEE operation at a time, strides, tails and special values included. Strips are in finish_test.
+// The float stages of every ISA that work on rows: the checksums of Exp and Silu, and each stage against its formula,
+// one IEEE operation at a time, strides, tails and special values included. Strips are in finish_test.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -39,7 +39,8 @@ std::vector<float> Values(size_t count, uint32_t seed, int special = 20) {
 std::vector<int32_t> Integers(size_t count, uint32_t seed) {
   std::mt19937 random(seed);
   std::vector<int32_t> v(count);
-  for (int32_t& value : v) value = random() % 8 ? static_cast<int32_t>(random() % 400000) - 200000 : static_cast<int32_t>(random());
+  for (int32_t& value : v)
+    value = random() % 8 ? static_cast<int32_t>(random() % 400000) - 200000 : static_cast<int32_t>(random());
   v[0] = INT32_MIN, v[count - 1] = INT32_MAX;
   return v;
 }
@@ -64,7 +65,8 @@ uint64_t Checksum(const Stages& stages, uint64_t begin, uint64_t end, uint64_t s
   uint64_t sum = 0;
   for (uint64_t first = begin; first < end; first += kBatch) {
     const int count = static_cast<int>(std::min<uint64_t>(kBatch, end - first));
-    for (int i = 0; i < kBatch; ++i) t[static_cast<size_t>(i)] = FromBits(static_cast<uint32_t>((first + static_cast<uint64_t>(i)) * stride));
+    for (int i = 0; i < kBatch; ++i)
+      t[static_cast<size_t>(i)] = FromBits(static_cast<uint32_t>((first + static_cast<uint64_t>(i)) * stride));
     stages.exp_silu(t.data(), kBatch, exp.data(), silu.data());
     for (int i = 0; i < count; ++i) {
       const uint64_t u = (first + static_cast<uint64_t>(i)) * stride;
@@ -102,8 +104,10 @@ TEST_P(Epilogue, ExpSiluTails) {
     std::vector<float> exp(t.size() + 8, -7.0f), silu = exp;
     stages().exp_silu(t.data(), count, exp.data(), silu.data());
     for (size_t i = 0; i < exp.size(); ++i) {
-      EXPECT_EQ(CanonicalBits(exp[i]), CanonicalBits(i < t.size() ? reference::Exp(t[i]) : -7.0f)) << count << ", " << i;
-      EXPECT_EQ(CanonicalBits(silu[i]), CanonicalBits(i < t.size() ? reference::Silu(t[i]) : -7.0f)) << count << ", " << i;
+      EXPECT_EQ(CanonicalBits(exp[i]), CanonicalBits(i < t.size() ? reference::Exp(t[i]) : -7.0f))
+          << count << ", " << i;
+      EXPECT_EQ(CanonicalBits(silu[i]), CanonicalBits(i < t.size() ? reference::Silu(t[i]) : -7.0f))
+          << count << ", " << i;
     }
   }
 }
@@ -138,7 +142,8 @@ TEST_P(Epilogue, QuantizeStridesAndTails) {
         for (const int64_t stride : {1, 2, 3, -1}) {
           std::vector<uint8_t> q(static_cast<size_t>(3 * count + 16), 0xAB), wanted = q;
           uint8_t* out = q.data() + (stride < 0 ? count : 8);
-          for (int j = 0; j < count; ++j) wanted[static_cast<size_t>(out - q.data() + j * stride)] = expected[static_cast<size_t>(j)];
+          for (int j = 0; j < count; ++j)
+            wanted[static_cast<size_t>(out - q.data() + j * stride)] = expected[static_cast<size_t>(j)];
           stages().quantize(v.data(), count, scale, dtype, out, stride);
           ASSERT_EQ(q, wanted) << Name(dtype) << ", count " << count << ", size " << size << ", stride " << stride;
         }
@@ -148,7 +153,8 @@ TEST_P(Epilogue, QuantizeStridesAndTails) {
 }
 
 TEST_P(Epilogue, QuantizeTiesAndClamp) {
-  const std::vector<float> v = {0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -2.5f, 126.5f, -126.5f, 127.49f, 127.5f, 300.0f, -300.0f};
+  const std::vector<float> v = {0.5f,   1.5f,    2.5f,    -0.5f,  -1.5f,  -2.5f,
+                                126.5f, -126.5f, 127.49f, 127.5f, 300.0f, -300.0f};
   const std::vector<int> int8 = {0, 2, 2, 0, -2, -2, 126, -126, 127, 127, 127, -127};
   const std::vector<int> int4 = {0, 2, 2, 0, -2, -2, 7, -7, 7, 7, 7, -7};
   for (const DType dtype : {DType::kInt8, DType::kInt4}) {
@@ -166,21 +172,25 @@ TEST_P(Epilogue, WidenRow) {
       for (const int64_t stride : {1, 3, -2}) {
         for (const int special : {0, 20}) {
           const size_t room = static_cast<size_t>(3 * count + 3);
-          const std::vector<float> values = Values(room, static_cast<uint32_t>(count), special), smooth = Values(room, 9, special);
+          const std::vector<float> values = Values(room, static_cast<uint32_t>(count), special),
+                                   smooth = Values(room, 9, special);
           std::vector<uint8_t> x(room * static_cast<size_t>(Bytes(dtype)));
           for (size_t i = 0; i < room; ++i) Store(x.data(), dtype, static_cast<int64_t>(i), values[i]);
           const int64_t first = stride < 0 ? 2 * count : 1;
           for (const float* factors : {static_cast<const float*>(nullptr), smooth.data()}) {
             std::vector<float> out(static_cast<size_t>(count) + 8, -7.0f);
-            const uint32_t top = stages().widen_row(x.data() + first * Bytes(dtype), dtype, stride, factors, count, out.data());
+            const uint32_t top =
+                stages().widen_row(x.data() + first * Bytes(dtype), dtype, stride, factors, count, out.data());
             uint32_t expected_top = 0;
             for (int j = 0; j < count; ++j) {
               float v = Load(x.data(), dtype, first + j * stride);
               if (factors) v = v * factors[j];
-              ASSERT_EQ(CanonicalBits(out[static_cast<size_t>(j)]), CanonicalBits(v)) << Name(dtype) << ", count " << count << ", " << j;
+              ASSERT_EQ(CanonicalBits(out[static_cast<size_t>(j)]), CanonicalBits(v))
+                  << Name(dtype) << ", count " << count << ", " << j;
               expected_top = std::max(expected_top, CanonicalBits(v) & 0x7FFFFFFFu);
             }
-            EXPECT_TRUE(top == expected_top || (top > 0x7F800000u && expected_top > 0x7F800000u)) << Name(dtype) << ", count " << count;
+            EXPECT_TRUE(top == expected_top || (top > 0x7F800000u && expected_top > 0x7F800000u))
+                << Name(dtype) << ", count " << count;
             for (size_t j = static_cast<size_t>(count); j < out.size(); ++j) ASSERT_EQ(out[j], -7.0f);
           }
         }

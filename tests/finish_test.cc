@@ -50,8 +50,10 @@ struct Strip {
     std::mt19937 random(seed);
     const auto values = [&](int count) { return Values(static_cast<size_t>(count), random, o.special); };
     acc.resize(kRows * kRow), int_bias.resize(kRow);
-    for (int32_t& a : acc) a = o.special ? static_cast<int32_t>(random()) : static_cast<int32_t>(random() % 20001) - 10000;
-    for (int32_t& a : int_bias) a = o.special ? static_cast<int32_t>(random()) : static_cast<int32_t>(random() % 2001) - 1000;
+    for (int32_t& a : acc)
+      a = o.special ? static_cast<int32_t>(random()) : static_cast<int32_t>(random() % 20001) - 10000;
+    for (int32_t& a : int_bias)
+      a = o.special ? static_cast<int32_t>(random()) : static_cast<int32_t>(random() % 2001) - 1000;
     sums = values(kRows * kRow), folded = values(kRows * kRow);
     scale = values(kRow), assist = values(kRow), smooth = values(16), offset = values(kRow), bias = values(kRow);
     for (float& v : scale) v /= 4096;
@@ -134,13 +136,15 @@ void CheckSwiglu(const Stages& stages, const Options& o, int columns, uint32_t s
       if (o.extra) gate = Clamp(gate, -infinite, limit), up = Clamp(up, -limit, limit);
       float v = reference::Silu(gate) * up;
       if (o.extra) v = v * strip.smooth[static_cast<size_t>(j)];
-      ExpectSame(strip.results[static_cast<size_t>(row * 16 + j)], v, what + ", row " + std::to_string(row) + ", column " + std::to_string(j));
+      ExpectSame(strip.results[static_cast<size_t>(row * 16 + j)], v,
+                 what + ", row " + std::to_string(row) + ", column " + std::to_string(j));
       top = std::max(top, (std::isnan(v) ? kNanBits : Bits(v)) & 0x7FFFFFFFu);
     }
     const uint32_t got = strip.row_max[static_cast<size_t>(row)];
     ASSERT_TRUE(got == top || (got > 0x7F800000u && top > 0x7F800000u)) << what << ", maximum of row " << row;
   }
-  for (size_t i = static_cast<size_t>(strip.real_rows()) * 16; i < strip.results.size(); ++i) ASSERT_EQ(strip.results[i], -7.0f);
+  for (size_t i = static_cast<size_t>(strip.real_rows()) * 16; i < strip.results.size(); ++i)
+    ASSERT_EQ(strip.results[i], -7.0f);
   ASSERT_EQ(strip.row_max[static_cast<size_t>(strip.real_rows())], before[static_cast<size_t>(strip.real_rows())]);
 }
 
@@ -172,7 +176,8 @@ TEST_P(FinishStrips, LaterStripsUseTheKeptD) {
         return (shifted + later.assist[static_cast<size_t>(column)]) * later.XScale(row);
       };
       const float v = reference::Silu(t(j)) * t(j + 16);
-      ASSERT_NO_FATAL_FAILURE(ExpectSame(later.results[static_cast<size_t>(row * 16 + j)], v, "row " + std::to_string(row)));
+      ASSERT_NO_FATAL_FAILURE(
+          ExpectSame(later.results[static_cast<size_t>(row * 16 + j)], v, "row " + std::to_string(row)));
     }
   }
 }
@@ -206,10 +211,13 @@ void ForOutputs(const Strip& strip, const Output& out, F f) {
   }
 }
 
-constexpr struct { int first, second; int64_t stride; } kShapes[] = {{16, 16, 1}, {16, 16, 2}, {16, 5, 1}, {1, 0, 1}, {9, 8, 3}};
+constexpr struct {
+  int first, second;
+  int64_t stride;
+} kShapes[] = {{16, 16, 1}, {16, 16, 2}, {16, 5, 1}, {1, 0, 1}, {9, 8, 3}};
 constexpr DType kTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
-constexpr Activation kActivations[] = {Activation::kNone, Activation::kRelu, Activation::kGeluTanh, Activation::kFastGelu,
-                                       Activation::kSilu};
+constexpr Activation kActivations[] = {Activation::kNone, Activation::kRelu, Activation::kGeluTanh,
+                                       Activation::kFastGelu, Activation::kSilu};
 
 TEST_P(FinishStrips, AffineWithEveryOption) {
   for (int bits = 0; bits < 64; bits += 8) {  // extra (offset), bias, special
@@ -238,7 +246,8 @@ TEST_P(FinishStrips, AffineWithEveryOption) {
   }
 }
 
-/// Every upper half of an fp32, with lower halves at and around the ties of bfloat16 and float16: one rounding, to even.
+/// Every upper half of an fp32, with lower halves at and around the ties of bfloat16 and float16: one rounding, to
+/// even.
 TEST_P(FinishStrips, NarrowingTies) {
   constexpr uint32_t kLow[] = {0, 1, 0x0FFF, 0x1000, 0x1001, 0x2000, 0x3000, 0x7FFF, 0x8000, 0x8001, 0xFFFF};
   for (const DType dtype : kTypes) {

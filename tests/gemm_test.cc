@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every row of the kernel table alone: one tile of rows, one panel, packed here byte by byte from the format's definition,
-// memory ending at guard pages. Integers against exact sums, floats against fma with k ascending.
+// Every row of the kernel table alone: one tile of rows, one panel, packed here byte by byte from the format's
+// definition, memory ending at guard pages. Integers against exact sums, floats against fma with k ascending.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -26,8 +26,9 @@ constexpr uint32_t kPoison = 0xABABABAB;
 DType WeightType(const Kernel& kernel) { return kernel.product == Product::kInt4 ? DType::kInt4 : DType::kInt8; }
 DType XType(const Kernel& kernel) { return kernel.product == Product::kFloat ? DType::kFloat32 : DType::kInt8; }
 
-/// Rows of x and one panel of weights, as plain values and as the kernel reads them. `shift` bytes of weights and `shift`
-/// elements of x lie between their ends and a guard page: 0 catches whoever reads on, others make addresses unaligned.
+/// Rows of x and one panel of weights, as plain values and as the kernel reads them. `shift` bytes of weights and
+/// `shift` elements of x lie between their ends and a guard page: 0 catches whoever reads on, others make addresses
+/// unaligned.
 struct Tile {
   const Kernel& kernel;
   int rows, k, slice, shift;
@@ -97,7 +98,8 @@ struct Tile {
     PackRows();
   }
 
-  /// acc of `length` k from `first` on, which lie in one slice, on top of `acc` if `add`; acc is [rows][32], half `half`.
+  /// acc of `length` k from `first` on, which lie in one slice, on top of `acc` if `add`; acc is [rows][32], half
+  /// `half`.
   void Multiply(int first, int length, bool add, void* acc) const {
     const int line_k = LineK(WeightType(kernel));
     GemmArgs args = {};
@@ -145,7 +147,8 @@ class Accumulators {
   void Expect(const std::function<uint32_t(int i, int c)>& value, const std::string& what) {
     std::vector<uint32_t> expected(words_.size(), kPoison);
     for (int i = 0; i < rows_; ++i) {
-      for (int c = 0; c < kPanelColumns; ++c) expected[static_cast<size_t>(first_ + i * kPairColumns + c)] = value(i, c);
+      for (int c = 0; c < kPanelColumns; ++c)
+        expected[static_cast<size_t>(first_ + i * kPairColumns + c)] = value(i, c);
     }
     for (size_t at = 0; at < words_.size(); ++at) {
       ASSERT_EQ(words_[at], expected[at]) << what << ", word " << static_cast<int64_t>(at) - first_;
@@ -267,7 +270,8 @@ TEST_P(IntegerGemm, IntegerExtremes) {
         for (size_t i = 0; i < tile.x.size(); ++i) tile.x[i] = static_cast<float>(i % period ? -1 - xv : xv);
         for (size_t i = 0; i < tile.w.size(); ++i) tile.w[i] = i / kPanelColumns % period ? -1 - wv : wv;
         tile.Pack();
-        ExpectWhole(tile, 0, "x " + std::to_string(xv) + ", w " + std::to_string(wv) + ", period " + std::to_string(period));
+        ExpectWhole(tile, 0,
+                    "x " + std::to_string(xv) + ", w " + std::to_string(wv) + ", period " + std::to_string(period));
         if (HasFatalFailure()) return;
       }
     }

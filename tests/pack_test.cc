@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Packed weights: every source layout gives the same bytes, every weight comes back, padding is zero weights, and damaged
-// bytes are refused.
+// Packed weights: every source layout gives the same bytes, every weight comes back, padding is zero weights, and
+// damaged bytes are refused.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -169,7 +169,8 @@ TEST(Pack, ListOfExpertsWithStridesOfTheirOwn) {
     experts.push_back(Tensor(s, values, {0, 5 * n, 2}, Edge::kFront, 3, 1));
     Weights w = WeightsOf(s, experts[0]);
     w.plain = {};
-    for (const Owned& expert : experts) w.list.push_back({expert.view().data, expert.view().strides[1], expert.view().strides[2]});
+    for (const Owned& expert : experts)
+      w.list.push_back({expert.view().data, expert.view().strides[1], expert.view().strides[2]});
     ASSERT_EQ(PackedBytesOf(w), expected) << Words(s);
   }
 }
@@ -181,7 +182,8 @@ TEST(Pack, UnalignedOutputAndAnyWorkers) {
     const Owned tensor = Tensor(s, values, Contiguous({s.e, s.k, Elements(s)}), Edge::kBack);
     const Weights w = WeightsOf(s, tensor);
     const std::vector<uint8_t> expected = PackedBytesOf(w);
-    for (const size_t shift : {1u, 2u, 3u, 31u, 63u}) EXPECT_EQ(PackedBytesOf(w, 1, shift), expected) << "shift " << shift;
+    for (const size_t shift : {1u, 2u, 3u, 31u, 63u})
+      EXPECT_EQ(PackedBytesOf(w, 1, shift), expected) << "shift " << shift;
     for (const int workers : {2, 7, 64}) EXPECT_EQ(PackedBytesOf(w, workers), expected) << "workers " << workers;
   }
 }
@@ -205,8 +207,10 @@ TEST(Pack, PaddingIsZeroWeightsAndColumnSumsAreRight) {
           const int64_t j = within >= (s.paired ? h : s.n) ? -1 : within + (s.paired && p % 2 ? h : 0);
           int32_t sum = 0, stored_sum = 0;
           for (int64_t k = 0; k < padded_k; ++k) {
-            const uint8_t byte = s.dtype == DType::kInt4 ? panel[k / 8 * 64 + c * 4 + k % 4] : panel[k / 4 * 64 + c * 4 + k % 4];
-            const int got = s.dtype == DType::kInt8 ? static_cast<int8_t>(byte) : (k % 8 < 4 ? byte & 15 : byte >> 4) - 8;
+            const uint8_t byte =
+                s.dtype == DType::kInt4 ? panel[k / 8 * 64 + c * 4 + k % 4] : panel[k / 4 * 64 + c * 4 + k % 4];
+            const int got =
+                s.dtype == DType::kInt8 ? static_cast<int8_t>(byte) : (k % 8 < 4 ? byte & 15 : byte >> 4) - 8;
             const int value = j >= 0 && k < s.k ? ValueAt(s, values, e, k, j) : 0;
             ASSERT_EQ(got, value) << Words(s) << "; panel " << p << ", column " << c << ", k " << k;
             sum += value;
@@ -234,9 +238,12 @@ TEST(Pack, StretchesOfPanelsAndLines) {
         std::vector<uint8_t> out(static_cast<size_t>(count * stride), 0xAB);
         PackPanels(w, 1, first, count, line, lines, out.data(), stride);
         for (int64_t p = 0; p < count; ++p) {
-          const uint8_t* expected = whole.data() + kHeaderBytes + (panels + first + p) * panel_bytes + line * kLineBytes;
-          ASSERT_EQ(0, std::memcmp(out.data() + p * stride, expected, static_cast<size_t>(lines * kLineBytes))) << Words(s);
-          for (int64_t i = lines * kLineBytes; i < stride; ++i) ASSERT_EQ(out[static_cast<size_t>(p * stride + i)], 0xAB);
+          const uint8_t* expected =
+              whole.data() + kHeaderBytes + (panels + first + p) * panel_bytes + line * kLineBytes;
+          ASSERT_EQ(0, std::memcmp(out.data() + p * stride, expected, static_cast<size_t>(lines * kLineBytes)))
+              << Words(s);
+          for (int64_t i = lines * kLineBytes; i < stride; ++i)
+            ASSERT_EQ(out[static_cast<size_t>(p * stride + i)], 0xAB);
         }
       }
     }
@@ -269,11 +276,14 @@ TEST(FromBytes, DamagedHeadersAreRefused) {
   EXPECT_EQ(damaged([](PackedHeader&) {}), "accepted");
   EXPECT_EQ(RefusalOf(nullptr, 0), who + "be at least 64 bytes long; got 0");
   EXPECT_EQ(RefusalOf(good.data(), 63), who + "be at least 64 bytes long; got 63");
-  EXPECT_EQ(RefusalOf(good.data(), size - 1), who + "be " + std::to_string(size) + " bytes long by its header; got " + std::to_string(size - 1));
-  EXPECT_EQ(damaged([](PackedHeader& h) { h.magic[7] = 'K'; }), who + "start with the header that pack_weight writes; got other bytes");
+  EXPECT_EQ(RefusalOf(good.data(), size - 1),
+            who + "be " + std::to_string(size) + " bytes long by its header; got " + std::to_string(size - 1));
+  EXPECT_EQ(damaged([](PackedHeader& h) { h.magic[7] = 'K'; }),
+            who + "start with the header that pack_weight writes; got other bytes");
   EXPECT_EQ(damaged([](PackedHeader& h) { h.version = 2; }), who + "have format version 1; got 2");
   for (const int layout : {0, 5, -1}) {
-    EXPECT_EQ(damaged([&](PackedHeader& h) { h.layout = layout; }), who + "have a CPU layout, 1 to 4; got " + std::to_string(layout));
+    EXPECT_EQ(damaged([&](PackedHeader& h) { h.layout = layout; }),
+              who + "have a CPU layout, 1 to 4; got " + std::to_string(layout));
   }
   const std::string sizes = who + "have sensible sizes; got ";
   EXPECT_EQ(damaged([](PackedHeader& h) { h.e = 0; }), sizes + "e 0, k 9, n 34");
@@ -283,8 +293,10 @@ TEST(FromBytes, DamagedHeadersAreRefused) {
   EXPECT_EQ(damaged([](PackedHeader& h) { h.n = 33; }), sizes + "e 2, k 9, n 33") << "gate and up halves";
   EXPECT_EQ(damaged([](PackedHeader& h) { h.layout = 3; }), sizes + "e 2, k 9, n 34") << "int4 comes in eights";
   EXPECT_EQ(damaged([](PackedHeader& h) { h.k = INT64_MAX; }), sizes + "e 2, k 9223372036854775807, n 34");
-  EXPECT_EQ(damaged([](PackedHeader& h) { h.k = h.n = int64_t{1} << 40; }), sizes + "e 2, k 1099511627776, n 1099511627776");
-  for (int64_t PackedHeader::*offset : {&PackedHeader::panels_offset, &PackedHeader::column_sums_offset, &PackedHeader::bytes}) {
+  EXPECT_EQ(damaged([](PackedHeader& h) { h.k = h.n = int64_t{1} << 40; }),
+            sizes + "e 2, k 1099511627776, n 1099511627776");
+  for (int64_t PackedHeader::* offset :
+       {&PackedHeader::panels_offset, &PackedHeader::column_sums_offset, &PackedHeader::bytes}) {
     EXPECT_EQ(damaged([&](PackedHeader& h) { h.*offset += 64; }), who + "have the offsets of its sizes; got others");
   }
   EXPECT_EQ(damaged([](PackedHeader& h) { h.k = 65; }), who + "have the offsets of its sizes; got others");

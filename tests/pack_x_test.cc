@@ -58,7 +58,8 @@ TEST_P(PackX, AnyStrides) {
   std::vector<uint8_t> values(rows * k * 4);
   for (uint8_t& v : values) v = static_cast<uint8_t>(random() & 0x3F);  // as fp32: positive, finite, below 1
   const auto fill = [&](Owned x) {
-    for (int64_t i = 0; i < rows * k; ++i) std::memcpy(x.At(i), values.data() + 4 * i, static_cast<size_t>(Bytes(dtype)));
+    for (int64_t i = 0; i < rows * k; ++i)
+      std::memcpy(x.At(i), values.data() + 4 * i, static_cast<size_t>(Bytes(dtype)));
     return x;
   };
   std::vector<int32_t> row_sums, same_row_sums;
@@ -74,7 +75,8 @@ TEST_P(PackX, AnyStrides) {
   }
   for (const std::vector<int64_t>& strides : {std::vector<int64_t>{1, 3}, {-50, 1}, {100, 2}, {k, -1}, {-1, -7}}) {
     for (const Edge edge : {Edge::kFront, Edge::kBack}) {
-      EXPECT_EQ(pack(fill(Owned(dtype, {rows, k}, strides, edge)), &same_row_sums, &same_x_sums), expected) << strides[0];
+      EXPECT_EQ(pack(fill(Owned(dtype, {rows, k}, strides, edge)), &same_row_sums, &same_x_sums), expected)
+          << strides[0];
       EXPECT_EQ(same_row_sums, row_sums);
       EXPECT_EQ(same_x_sums, x_sums);
     }
@@ -94,7 +96,8 @@ TEST_P(PackXSums, OneSumPerRowAndSlice) {
       for (int s = 0; s < slices; ++s) {
         int32_t expected = 0;
         for (int kk = s * slice; kk < (s + 1) * slice; ++kk) expected += x[static_cast<size_t>(i * k + kk)];
-        EXPECT_EQ(sums[static_cast<size_t>(i * slices + s)], expected) << "row " << i << ", slice " << s << " of " << slices;
+        EXPECT_EQ(sums[static_cast<size_t>(i * slices + s)], expected)
+            << "row " << i << ", slice " << s << " of " << slices;
       }
     }
   }
@@ -110,7 +113,8 @@ TEST_P(PackXFloat, EveryValue) {
       std::memcpy(x.data() + i * Bytes(dtype), &bits, static_cast<size_t>(Bytes(dtype)));
     }
     std::vector<float> packed(static_cast<size_t>(PackedStride(k, kernel())), -7.0f);
-    kernel().pack_x({x.data(), dtype, k, 1, 1, k, PaddedK(k), PackedStride(k, kernel()), k, packed.data(), nullptr, nullptr});
+    kernel().pack_x(
+        {x.data(), dtype, k, 1, 1, k, PaddedK(k), PackedStride(k, kernel()), k, packed.data(), nullptr, nullptr});
     for (int64_t i = 0; i < PaddedK(k); ++i) {
       const float expected = i < k ? Load(x.data(), dtype, i) : 0.0f, got = packed[static_cast<size_t>(i)];
       if (expected != expected) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Plans as data: whatever the problem, rows, pairs and tasks are covered exactly once; and the rules by which they are cut.
+// Plans as data: whatever the problem, rows, pairs and tasks are covered exactly once; and the rules by which they are
+// cut.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -139,7 +140,8 @@ void ExpectMemory(const Problem& p, const Plan& plan) {
   for (const RowBlock& b : plan.blocks) {
     const auto bytes = [](int64_t count, int64_t size) { return static_cast<size_t>(count * size); };
     const int64_t lines = (b.k_block + line_k - 1) / line_k;
-    const int64_t acc_rows = b.k_block < p.k ? int64_t{b.packed_rows} * plan.span : std::min(b.packed_rows, StripRows(*b.kernel));
+    const int64_t acc_rows =
+        b.k_block < p.k ? int64_t{b.packed_rows} * plan.span : std::min(b.packed_rows, StripRows(*b.kernel));
     const bool split = b.tasks > 1 && swiglu;
     ASSERT_EQ(b.results >= 0, split);
     ASSERT_EQ(b.row_max >= 0, split);
@@ -206,7 +208,9 @@ TEST(Plan, AnyProblem) {
     draft.slices = unit == 1 ? 1 : upto(30);
     draft.k = draft.slices * (random() % 2 ? upto(600) : 8 * upto(200));
     draft.n = draft.product == Product::kInt4 ? 8 * upto(300) : 2 * upto(1500);
-    draft.finish = draft.product == Product::kFloat ? Finish::kAffine : random() % 2 ? Finish::kSwigluQuant : Finish::kDequantize;
+    draft.finish = draft.product == Product::kFloat ? Finish::kAffine
+                   : random() % 2                   ? Finish::kSwigluQuant
+                                                    : Finish::kDequantize;
     draft.tail = random() % 2 ? upto(40) : 0;
     draft.packed = random() % 2;
     draft.assist = draft.product != Product::kFloat && random() % 3 == 0;

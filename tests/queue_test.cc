@@ -69,7 +69,8 @@ TEST(Queue, UnevenSlices) {
   for (uint32_t seed = 1; seed <= 50; ++seed) {
     std::mt19937 random(seed);
     std::vector<int32_t> bounds = {0};
-    for (int w = 0; w < 8; ++w) bounds.push_back(bounds.back() + (random() % 2 ? 0 : static_cast<int32_t>(random() % 400)));
+    for (int w = 0; w < 8; ++w)
+      bounds.push_back(bounds.back() + (random() % 2 ? 0 : static_cast<int32_t>(random() % 400)));
     DrainByEight(bounds);
     if (HasFatalFailure()) FAIL() << "seed " << seed;
   }
@@ -171,8 +172,8 @@ TEST(Queue, OneWorker) {
   EXPECT_EQ(queue.Take(0), -1);
 }
 
-/// The protocol of a call: whoever finishes a block's last task sees what all other workers wrote for it, without locks.
-/// The plain integers make the thread sanitizer judge the ordering.
+/// The protocol of a call: whoever finishes a block's last task sees what all other workers wrote for it, without
+/// locks. The plain integers make the thread sanitizer judge the ordering.
 TEST(Queue, LastFinisherSeesEveryWorkersResults) {
   constexpr int kBlocks = 40, kTasksPerBlock = 25, kTasks = kBlocks * kTasksPerBlock;
   for (int repeat = 0; repeat < 20; ++repeat) {
@@ -186,7 +187,8 @@ TEST(Queue, LastFinisherSeesEveryWorkersResults) {
         const size_t block = static_cast<size_t>(t / kTasksPerBlock);
         results[static_cast<size_t>(t)] = t + 1;
         if (left[block].fetch_sub(1, std::memory_order_acq_rel) != 1) continue;
-        for (int i = 0; i < kTasksPerBlock; ++i) totals[block] += results[block * kTasksPerBlock + static_cast<size_t>(i)];
+        for (int i = 0; i < kTasksPerBlock; ++i)
+          totals[block] += results[block * kTasksPerBlock + static_cast<size_t>(i)];
       }
     });
     for (int b = 0; b < kBlocks; ++b) {

@@ -125,9 +125,12 @@ TEST_F(Workers, DefaultTeamIsAsked) {
 struct Indices {
   std::vector<std::atomic<int>> counts;
   explicit Indices(int count) : counts(static_cast<size_t>(count)) {}
-  static void Count(int index, void* state) { static_cast<Indices*>(state)->counts[static_cast<size_t>(index)].fetch_add(1); }
+  static void Count(int index, void* state) {
+    static_cast<Indices*>(state)->counts[static_cast<size_t>(index)].fetch_add(1);
+  }
   void ExpectEachOnce() const {
-    for (size_t i = 0; i < counts.size(); ++i) EXPECT_EQ(counts[i].load(), 1) << "index " << i << " of " << counts.size();
+    for (size_t i = 0; i < counts.size(); ++i)
+      EXPECT_EQ(counts[i].load(), 1) << "index " << i << " of " << counts.size();
   }
 };
 
@@ -207,7 +210,9 @@ TEST(ParallelForOnAPool, TheCallersExecutorRuns) {
 
 TEST(ParallelForOnAPool, OneWorkerStaysInTheCaller) {
   Context context;
-  context.parallel_for = [](int, void (*)(int, void*), void*, void*) { ADD_FAILURE() << "the pool was called for one worker"; };
+  context.parallel_for = [](int, void (*)(int, void*), void*, void*) {
+    ADD_FAILURE() << "the pool was called for one worker";
+  };
   std::thread::id ran;
   ParallelFor(context, 1, [&](int index) {
     EXPECT_EQ(index, 0);
