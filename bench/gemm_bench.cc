@@ -53,7 +53,7 @@ struct Work {
     args.k_stride = 1;
     args.rows = rows;
     args.packed = packed_x.data();
-    args.row_sums = row.product == Product::kInt4 ? row_sums.data() : nullptr;
+    args.row_sums = row.row_sums ? row_sums.data() : nullptr;
     row.pack_x(args);
   }
 

@@ -14,7 +14,7 @@ namespace {
 
 TEST(ChooseKernel, AlwaysOneThatFits) {
   for (const Product product : {Product::kInt8, Product::kInt4, Product::kFloat}) {
-    for (const Isa isa : {Isa::kScalar, Isa::kAvx2}) {
+    for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512Vnni}) {
       for (const int64_t rows : {1, 2, 8, 9, 64, 256}) {
         for (int64_t slice = 1; slice <= 70; ++slice) {
           for (const int64_t k : {slice, 3 * slice}) {
@@ -48,6 +48,15 @@ TEST(ChooseKernel, Avx2ByRows) {
   EXPECT_STREQ(ChooseKernel(Product::kInt4, 64, 64, 256, Isa::kAvx2).name, "avx2_int4");
   EXPECT_STREQ(ChooseKernel(Product::kFloat, 7, 7, 1, Isa::kAvx2).name, "avx2_float");
   EXPECT_STREQ(ChooseKernel(Product::kFloat, 7, 7, 256, Isa::kAvx2).name, "avx2_float_unpacked");
+}
+
+TEST(ChooseKernel, Avx512VnniAtAnyRows) {
+  for (const int64_t rows : {1, 100}) {
+    EXPECT_STREQ(ChooseKernel(Product::kInt8, 64, 128, rows, Isa::kAvx512Vnni).name, "avx512vnni_int8");
+    EXPECT_STREQ(ChooseKernel(Product::kInt4, 64, 128, rows, Isa::kAvx512Vnni).name, "avx512vnni_int4");
+    EXPECT_STREQ(ChooseKernel(Product::kFloat, 9, 9, rows, Isa::kAvx512Vnni).name, "avx512vnni_float");
+    EXPECT_STREQ(ChooseKernel(Product::kInt8, 3, 9, rows, Isa::kAvx512Vnni).name, "scalar_int8");
+  }
 }
 #endif
 
@@ -90,22 +99,24 @@ TEST_F(MaxIsa, TheBestUnlessALimitSaysOtherwise) {
 TEST_F(MaxIsa, UnknownNamesAndNumbersAreRefused) {
   for (const std::string text : {"avx9", "AVX2", "0", "scalar "}) {
     setenv("QGMM_MAX_ISA", text.c_str(), 1);
-    EXPECT_EQ(Refusal(-1), "[qgmm] QGMM_MAX_ISA must be scalar or avx2; got " + text);
+    EXPECT_EQ(Refusal(-1), "[qgmm] QGMM_MAX_ISA must be scalar, avx2 or avx512vnni; got " + text);
   }
-  EXPECT_EQ(Refusal(2), "[qgmm] Context::max_isa must be 0 (scalar) or 1 (avx2); got 2");
+  EXPECT_EQ(Refusal(3), "[qgmm] Context::max_isa must be 0 (scalar), 1 (avx2) or 2 (avx512vnni); got 3");
 }
 
 TEST_F(MaxIsa, MoreThanTheMachineHasIsRefused) {
-  if (BestIsa() == Isa::kAvx2) GTEST_SKIP() << "not run: this machine has every ISA";
-  setenv("QGMM_MAX_ISA", "avx2", 1);
-  EXPECT_EQ(Refusal(-1), "[qgmm] QGMM_MAX_ISA must be at most scalar on this machine; got avx2");
-  EXPECT_EQ(Refusal(1), "[qgmm] Context::max_isa must be at most scalar on this machine; got avx2");
+  if (BestIsa() == Isa::kAvx512Vnni) GTEST_SKIP() << "not run: this machine has every ISA";
+  const std::string rest = std::string(" must be at most ") + Name(BestIsa()) + " on this machine; got avx512vnni";
+  setenv("QGMM_MAX_ISA", "avx512vnni", 1);
+  EXPECT_EQ(Refusal(-1), "[qgmm] QGMM_MAX_ISA" + rest);
+  EXPECT_EQ(Refusal(2), "[qgmm] Context::max_isa" + rest);
 }
 
 TEST(StagesFor, TheIsasOwn) {
   EXPECT_EQ(StagesFor(Isa::kScalar).isa, Isa::kScalar);
 #if defined(__x86_64__)
   EXPECT_EQ(StagesFor(Isa::kAvx2).isa, Isa::kAvx2);
+  EXPECT_EQ(StagesFor(Isa::kAvx512Vnni).isa, Isa::kAvx2) << "no stages of its own yet";
 #endif
 }
 

@@ -89,7 +89,7 @@ struct Tile {
     args.packed_stride = stride;
     args.slice = slice;
     args.packed = packed_x.data();
-    args.row_sums = kernel.product == Product::kInt4 ? row_sums.data() : nullptr;
+    args.row_sums = kernel.row_sums ? row_sums.data() : nullptr;
     kernel.pack_x(args);
   }
 

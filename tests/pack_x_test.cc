@@ -50,7 +50,7 @@ TEST_P(PackX, AnyStrides) {
     row_sums->assign(rows * slices, -1);
     x_sums->assign(rows, -1.0f);
     kernel().pack_x({x.view().data, dtype, x.view().strides[0], x.view().strides[1], rows, k, PaddedK(k), packed_stride,
-                     k / slices, packed.data(), kernel().product == Product::kInt4 ? row_sums->data() : nullptr,
+                     k / slices, packed.data(), kernel().row_sums ? row_sums->data() : nullptr,
                      kernel().product == Product::kFloat ? x_sums->data() : nullptr});
     return packed;
   };

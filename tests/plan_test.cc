@@ -147,7 +147,7 @@ void ExpectMemory(const Problem& p, const Plan& plan) {
     ASSERT_EQ(b.row_max >= 0, split);
     const size_t results = bytes(plan.pairs * b.rows, 16 * 4), row_max = bytes(b.rows, 4);
     ExpectDisjoint({{s.packed_x, bytes(b.packed_rows * PackedStride(p.k, *b.kernel), b.kernel->x_bytes)},
-                    {s.row_sums, p.product == Product::kInt4 ? bytes(b.packed_rows * p.slices(), 4) : 0},
+                    {s.row_sums, b.kernel->row_sums ? bytes(b.packed_rows * p.slices(), 4) : 0},
                     {s.x_sums, p.product == Product::kFloat ? bytes(b.rows, 4) : 0},
                     {s.acc, bytes(acc_rows, 32 * 4)},
                     {s.folded, p.slices() > 1 ? bytes(acc_rows, 32 * 4) : 0},

@@ -12,8 +12,8 @@
 namespace qgmm {
 
 /// Instruction sets, weakest first. The machine's best is used unless a limit says otherwise.
-enum class Isa : int { kScalar = 0, kAvx2 = 1 };
-QGMM_EXPORT const char* Name(Isa isa);  // "scalar", "avx2"
+enum class Isa : int { kScalar = 0, kAvx2 = 1, kAvx512Vnni = 2 };
+QGMM_EXPORT const char* Name(Isa isa);  // "scalar", "avx2", "avx512vnni"
 
 /// Calls body(index, state) exactly once for every index in [0, count), in any order, on any threads, and returns
 /// when all are done. Must not call back into qgmm with the same Context.

@@ -14,7 +14,14 @@
 
 namespace qgmm {
 
-const char* Name(Isa isa) { return isa == Isa::kAvx2 ? "avx2" : "scalar"; }
+const char* Name(Isa isa) {
+  switch (isa) {
+    case Isa::kScalar: return "scalar";
+    case Isa::kAvx2: return "avx2";
+    case Isa::kAvx512Vnni: return "avx512vnni";
+  }
+  return "an unknown ISA";
+}
 
 namespace cpu {
 namespace {
@@ -34,6 +41,9 @@ constexpr const Stages* kStages[] = {
 };
 #undef QGMM_KERNEL
 #undef QGMM_STAGES
+
+constexpr Isa kIsas[] = {Isa::kScalar, Isa::kAvx2, Isa::kAvx512Vnni};
+constexpr const char* kIsaNames = "scalar, avx2 or avx512vnni";
 
 Isa Allowed(Isa wanted, const std::string& who) {
   if (wanted > BestIsa()) {
@@ -64,6 +74,9 @@ bool HasF16c() {
 Isa BestIsa() {
 #if defined(__x86_64__)
   static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c();
+  static const bool avx512vnni = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+  if (avx512vnni) return Isa::kAvx512Vnni;
   if (avx2) return Isa::kAvx2;
 #endif
   return Isa::kScalar;
@@ -71,17 +84,17 @@ Isa BestIsa() {
 
 Isa ChosenIsa(int limit) {
   if (limit >= 0) {
-    if (limit > static_cast<int>(Isa::kAvx2)) {
-      RefuseSetting("Context::max_isa must be 0 (scalar) or 1 (avx2); got " + std::to_string(limit));
+    if (limit > static_cast<int>(Isa::kAvx512Vnni)) {
+      RefuseSetting("Context::max_isa must be 0 (scalar), 1 (avx2) or 2 (avx512vnni); got " + std::to_string(limit));
     }
     return Allowed(static_cast<Isa>(limit), "Context::max_isa");
   }
   const char* text = std::getenv("QGMM_MAX_ISA");
   if (text == nullptr || *text == '\0') return BestIsa();
-  for (Isa isa : {Isa::kScalar, Isa::kAvx2}) {
+  for (Isa isa : kIsas) {
     if (std::strcmp(text, Name(isa)) == 0) return Allowed(isa, "QGMM_MAX_ISA");
   }
-  RefuseSetting(std::string("QGMM_MAX_ISA must be scalar or avx2; got ") + text);
+  RefuseSetting(std::string("QGMM_MAX_ISA must be ") + kIsaNames + "; got " + text);
 }
 
 const Kernel& ChooseKernel(Product product, int64_t slice, int64_t k, int64_t rows, Isa isa) {

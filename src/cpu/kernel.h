@@ -18,7 +18,8 @@ struct GemmArgs {
   const void* x;         // row tile of packed x at the first k
   ptrdiff_t x_stride;    // packed elements from row to row
   const uint8_t* w;      // lines of one panel, as packed or as `widen` left them, at the line that holds the first k
-  const int32_t* row_sums;     // kInt4: sum of x over the slice, one per row, `row_sums_stride` apart: takes the + 8 out
+  const int32_t* row_sums;     // sum of x over the slice, one per row, `row_sums_stride` apart: takes out what was added
+                               // to weights to make them unsigned; null unless the kernel asks for it
   ptrdiff_t row_sums_stride;
   int rows;
   int k;                 // kernels other than scalar round it up to whole lines: x and panels are padded with zeros
@@ -38,7 +39,7 @@ struct PackXArgs {
   int64_t packed_stride;  // packed elements from row to row
   int64_t slice;          // k elements per slice
   void* packed;
-  int32_t* row_sums;      // kInt4: [rows][slices]; else null
+  int32_t* row_sums;      // [rows][slices], if the kernel asks for them; else null
   float* x_sums;          // kFloat with offset: [rows], summed in fp64, rounded once; else null
 };
 using PackXFn = void (*)(const PackXArgs&);
@@ -55,6 +56,7 @@ struct Kernel {
   int slice_step;  // slices shorter than k must be multiples of it
   int k_block;     // most k per call when a block has several row tiles; 0: all
   int x_bytes;     // bytes per packed x element
+  bool row_sums;   // reads GemmArgs::row_sums
   PackXFn pack_x;
   int widened_bytes;  // bytes per line after `widen`; 0: lines are read as packed
   WidenFn widen;

@@ -145,7 +145,7 @@ void LayOutScratch(const Problem& p, Plan& plan) {
       part = std::max(part, static_cast<size_t>(RoundUp(bytes, 64)));
     };
     raise(need.packed_x, b.packed_rows * PackedStride(p.k, kernel) * kernel.x_bytes);
-    if (p.product == Product::kInt4) raise(need.row_sums, b.packed_rows * slices * 4);
+    if (kernel.row_sums) raise(need.row_sums, b.packed_rows * slices * 4);
     raise(need.x_sums, b.packed_rows * 4);
     raise(need.acc, acc_rows * kPairColumns * 4);
     if (slices > 1) raise(need.folded, acc_rows * kPairColumns * 4);

@@ -49,7 +49,7 @@ void Worker::PackX(const RowBlock& b) {
   args.packed_stride = PackedStride(p_.k, kernel);
   args.slice = p_.slice;
   args.packed = At<std::byte>(plan_.scratch.packed_x);
-  args.row_sums = p_.product == Product::kInt4 ? At<int32_t>(plan_.scratch.row_sums) : nullptr;
+  args.row_sums = kernel.row_sums ? At<int32_t>(plan_.scratch.row_sums) : nullptr;
   if (front) {  // the row of eights: its t is the d of the assist term
     static constexpr int8_t kEight = 8;
     args.x = &kEight;

@@ -123,7 +123,7 @@ def test_print_plan():
     )
 
 
-@pytest.mark.parametrize("isa", ["scalar", "avx2"])
+@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512vnni"])
 def test_forced_isa_really_ran(isa):
     if isa not in ("scalar", qgmm.machine()["isa_best"]):
         pytest.skip(f"this machine has no {isa}")

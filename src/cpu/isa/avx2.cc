@@ -13,23 +13,23 @@ namespace qgmm::cpu {
 // 12 rows 45 against 37 (fp32), 64 rows 77 and 50 either way (one core of a Zen 4, GCC 12).
 constexpr Kernel kAvx2Wide = {.name = "avx2_wide", .isa = Isa::kAvx2, .product = Product::kInt8,
                               .tile_m = 4, .min_rows = 1, .slice_step = 4, .k_block = 0, .x_bytes = 2,
-                              .pack_x = PackXShorts, .widened_bytes = 0, .widen = nullptr,
+                              .row_sums = false, .pack_x = PackXShorts, .widened_bytes = 0, .widen = nullptr,
                               .gemm = ForRows<4, GemmWide>};
 constexpr Kernel kAvx2WideUnpacked = {.name = "avx2_wide_unpacked", .isa = Isa::kAvx2, .product = Product::kInt8,
                                       .tile_m = 6, .min_rows = 48, .slice_step = 4, .k_block = 1024, .x_bytes = 2,
-                                      .pack_x = PackXShorts, .widened_bytes = 2 * kLineBytes, .widen = WidenToShorts,
+                                      .row_sums = false, .pack_x = PackXShorts, .widened_bytes = 2 * kLineBytes, .widen = WidenToShorts,
                                       .gemm = ForRows<6, GemmShorts>};
 constexpr Kernel kAvx2Int4 = {.name = "avx2_int4", .isa = Isa::kAvx2, .product = Product::kInt4,
                               .tile_m = 4, .min_rows = 1, .slice_step = 8, .k_block = 0, .x_bytes = 1,
-                              .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
+                              .row_sums = true, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
                               .gemm = ForRows<4, GemmInt4>};
 constexpr Kernel kAvx2Float = {.name = "avx2_float", .isa = Isa::kAvx2, .product = Product::kFloat,
                                .tile_m = 4, .min_rows = 1, .slice_step = 4, .k_block = 0, .x_bytes = 4,
-                               .pack_x = PackXFloats<Avx2>, .widened_bytes = 0, .widen = nullptr,
+                               .row_sums = false, .pack_x = PackXFloats<Avx2>, .widened_bytes = 0, .widen = nullptr,
                                .gemm = ForRows<4, GemmFloat>};
 constexpr Kernel kAvx2FloatUnpacked = {.name = "avx2_float_unpacked", .isa = Isa::kAvx2, .product = Product::kFloat,
                                        .tile_m = 6, .min_rows = 48, .slice_step = 4, .k_block = 256, .x_bytes = 4,
-                                       .pack_x = PackXFloats<Avx2>, .widened_bytes = 4 * kLineBytes,
+                                       .row_sums = false, .pack_x = PackXFloats<Avx2>, .widened_bytes = 4 * kLineBytes,
                                        .widen = WidenToFloats, .gemm = ForRows<6, GemmFloats>};
 constexpr Stages kAvx2Stages = MakeStages<Avx2>(Isa::kAvx2);
 

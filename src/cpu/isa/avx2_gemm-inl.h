@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cpu/for_rows-inl.h"
 #include "cpu/kernel.h"
 
 namespace qgmm::cpu {
@@ -25,15 +26,6 @@ inline __m256i Broadcast4(const void* p) {
 }
 inline void PrefetchAhead(const uint8_t* w) {
   _mm_prefetch(reinterpret_cast<const char*>(w) + kPrefetchBytes, _MM_HINT_T0);
-}
-
-/// One compiled loop per number of rows up to kMax.
-template <int kMax, template <int> class Gemm>
-void ForRows(const GemmArgs& a) {
-  if constexpr (kMax > 1) {
-    if (a.rows < kMax) return ForRows<kMax - 1, Gemm>(a);
-  }
-  Gemm<kMax>::Run(a);
 }
 
 /// The accumulators of kRows rows x 16 columns, int32.

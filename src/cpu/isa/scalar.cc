@@ -56,15 +56,15 @@ void GemmFloats(const GemmArgs& a) {
 
 constexpr Kernel kScalarInt8 = {.name = "scalar_int8", .isa = Isa::kScalar, .product = Product::kInt8,
                                 .tile_m = kTileRows, .min_rows = 1, .slice_step = 1, .k_block = 0, .x_bytes = 1,
-                                .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
+                                .row_sums = false, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
                                 .gemm = GemmIntegers<Product::kInt8>};
 constexpr Kernel kScalarInt4 = {.name = "scalar_int4", .isa = Isa::kScalar, .product = Product::kInt4,
                                 .tile_m = kTileRows, .min_rows = 1, .slice_step = 1, .k_block = 0, .x_bytes = 1,
-                                .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
+                                .row_sums = false, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
                                 .gemm = GemmIntegers<Product::kInt4>};
 constexpr Kernel kScalarFloat = {.name = "scalar_float", .isa = Isa::kScalar, .product = Product::kFloat,
                                  .tile_m = kTileRows, .min_rows = 1, .slice_step = 1, .k_block = 0, .x_bytes = 4,
-                                 .pack_x = PackXFloats<Scalar>, .widened_bytes = 0, .widen = nullptr,
+                                 .row_sums = false, .pack_x = PackXFloats<Scalar>, .widened_bytes = 0, .widen = nullptr,
                                  .gemm = GemmFloats};
 constexpr Stages kScalarStages = MakeStages<Scalar>(Isa::kScalar);
 

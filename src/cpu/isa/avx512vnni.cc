@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+// Kernels of AVX-512 with VNNI: one zmm is one line, so a panel's 16 columns are one accumulator per row. Stages are AVX2's.
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "cpu/for_rows-inl.h"
+#include "cpu/isa/avx2.h"
+#include "cpu/isa/tables.h"
+#include "cpu/pack_x-inl.h"
+
+namespace qgmm::cpu {
+namespace {
+
+constexpr int kTileRows = 12;
+constexpr int kRegisters = 32;
+constexpr int kPrefetchBytes = 2048;  // ahead in a panel that comes from memory; panels of a task are contiguous
+static_assert(kTileRows + 4 + 2 <= kRegisters);
+
+inline __m512i LoadLine(const uint8_t* w) {
+  _mm_prefetch(reinterpret_cast<const char*>(w) + kPrefetchBytes, _MM_HINT_T0);
+  return _mm512_loadu_si512(w);
+}
+inline __m512i Broadcast4(const int8_t* p) {
+  int32_t v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return _mm512_set1_epi32(v);  // from memory: the load ports do it
+}
+
+/// Sums of unsigned weights (the weight + kOffset) and signed x. The weights take the unsigned side, so what the offset
+/// added is kOffset * sum(x) of the row and slice: no sums per column, any slices, x as it is.
+template <int kRows, int kOffset>
+struct IntegerSums {
+  __m512i c[kRows];
+
+  void Start(const GemmArgs& a) {
+    const int32_t* acc = static_cast<const int32_t*>(a.acc);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+      const uint32_t added = static_cast<uint32_t>(kOffset) * static_cast<uint32_t>(a.row_sums[i * a.row_sums_stride]);
+      c[i] = a.add ? _mm512_loadu_si512(acc + i * kPairColumns) : _mm512_set1_epi32(static_cast<int32_t>(0u - added));
+    }
+  }
+  void Step(const GemmArgs& a, const int8_t* x, __m512i weights) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) c[i] = _mm512_dpbusd_epi32(c[i], weights, Broadcast4(x + i * a.x_stride));
+  }
+  void Finish(const GemmArgs& a) const {
+    int32_t* acc = static_cast<int32_t*>(a.acc);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) _mm512_storeu_si512(acc + i * kPairColumns, c[i]);
+  }
+};
+
+/// int8: per line one load, one xor (+ 128), one vpdpbusd per row; 64 multiply-adds each, modulo 2^32, never saturating.
+template <int kRows>
+struct GemmInt8 {
+  static void Run(const GemmArgs& a) {
+    IntegerSums<kRows, 128> sums;
+    sums.Start(a);
+    const __m512i flip = _mm512_set1_epi8(-128);
+    const int8_t* x = static_cast<const int8_t*>(a.x);
+    const uint8_t* w = a.w;
+    for (int k = 0; k < a.k; k += 4, w += kLineBytes, x += 4) sums.Step(a, x, _mm512_xor_si512(LoadLine(w), flip));
+    sums.Finish(a);
+  }
+};
+
+/// int4: the stored nibbles are + 8 already.
+template <int kRows>
+struct GemmInt4 {
+  static void Run(const GemmArgs& a) {
+    IntegerSums<kRows, 8> sums;
+    sums.Start(a);
+    const __m512i low = _mm512_set1_epi8(15);
+    const int8_t* x = static_cast<const int8_t*>(a.x);
+    const uint8_t* w = a.w;
+    for (int k = 0; k < a.k; k += 8, w += kLineBytes, x += 8) {
+      const __m512i v = LoadLine(w);
+      sums.Step(a, x, _mm512_and_si512(v, low));
+      sums.Step(a, x + 4, _mm512_and_si512(_mm512_srli_epi16(v, 4), low));
+    }
+    sums.Finish(a);
+  }
+};
+
+/// Byte kByte of every column's four, as fp32.
+template <int kByte>
+inline __m512 ByteAsFloat(__m512i v) {
+  if constexpr (kByte < 3) v = _mm512_slli_epi32(v, 24 - 8 * kByte);
+  return _mm512_cvtepi32_ps(_mm512_srai_epi32(v, 24));
+}
+
+/// Strict fp32: k ascending in one lane, the bits of every other ISA.
+template <int kRows>
+struct GemmFloat {
+  static void Run(const GemmArgs& a) {
+    __m512 c[kRows];
+    float* acc = static_cast<float*>(a.acc);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) c[i] = a.add ? _mm512_loadu_ps(acc + i * kPairColumns) : _mm512_setzero_ps();
+    const float* x = static_cast<const float*>(a.x);
+    const uint8_t* w = a.w;
+    const auto step = [&](const float* at, __m512 weights) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i) c[i] = _mm512_fmadd_ps(_mm512_set1_ps(at[i * a.x_stride]), weights, c[i]);
+    };
+    for (int k = 0; k < a.k; k += 4, w += kLineBytes, x += 4) {
+      const __m512i v = LoadLine(w);
+      step(x, ByteAsFloat<0>(v));
+      step(x + 1, ByteAsFloat<1>(v));
+      step(x + 2, ByteAsFloat<2>(v));
+      step(x + 3, ByteAsFloat<3>(v));
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) _mm512_storeu_ps(acc + i * kPairColumns, c[i]);
+  }
+};
+
+}  // namespace
+
+// k_block: x of a tile (12 KiB) and the panel's stretch (16 KiB; int4 8 KiB, fp32 4 KiB) stay in L1.
+constexpr Kernel kAvx512VnniInt8 = {.name = "avx512vnni_int8", .isa = Isa::kAvx512Vnni, .product = Product::kInt8,
+                                    .tile_m = kTileRows, .min_rows = 1, .slice_step = 4, .k_block = 1024, .x_bytes = 1,
+                                    .row_sums = true, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
+                                    .gemm = ForRows<kTileRows, GemmInt8>};
+constexpr Kernel kAvx512VnniInt4 = {.name = "avx512vnni_int4", .isa = Isa::kAvx512Vnni, .product = Product::kInt4,
+                                    .tile_m = kTileRows, .min_rows = 1, .slice_step = 8, .k_block = 1024, .x_bytes = 1,
+                                    .row_sums = true, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
+                                    .gemm = ForRows<kTileRows, GemmInt4>};
+constexpr Kernel kAvx512VnniFloat = {.name = "avx512vnni_float", .isa = Isa::kAvx512Vnni, .product = Product::kFloat,
+                                     .tile_m = kTileRows, .min_rows = 1, .slice_step = 4, .k_block = 256, .x_bytes = 4,
+                                     .row_sums = false, .pack_x = PackXFloats<Avx2>, .widened_bytes = 0,
+                                     .widen = nullptr, .gemm = ForRows<kTileRows, GemmFloat>};
+
+}  // namespace qgmm::cpu
