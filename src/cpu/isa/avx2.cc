@@ -17,7 +17,8 @@ constexpr Kernel kAvx2Wide = {.name = "avx2_wide", .isa = Isa::kAvx2, .product =
                               .gemm = ForRows<4, GemmWide>};
 constexpr Kernel kAvx2WideUnpacked = {.name = "avx2_wide_unpacked", .isa = Isa::kAvx2, .product = Product::kInt8,
                                       .tile_m = 6, .min_rows = 48, .slice_step = 4, .k_block = 1024, .x_bytes = 2,
-                                      .row_sums = false, .pack_x = PackXShorts, .widened_bytes = 2 * kLineBytes, .widen = WidenToShorts,
+                                      .row_sums = false, .pack_x = PackXShorts, .widened_bytes = 2 * kLineBytes,
+                                      .widen = WidenToShorts,
                                       .gemm = ForRows<6, GemmShorts>};
 constexpr Kernel kAvx2Int4 = {.name = "avx2_int4", .isa = Isa::kAvx2, .product = Product::kInt4,
                               .tile_m = 4, .min_rows = 1, .slice_step = 8, .k_block = 0, .x_bytes = 1,
