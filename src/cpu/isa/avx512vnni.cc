@@ -12,7 +12,7 @@
 namespace qgmm::cpu {
 namespace {
 
-constexpr int kTileRows = 12;
+constexpr int kTileRows = 16;  // 16 rows per expert: 140 GMAC/s, with tiles of 12 116 (one core of a Zen 4)
 constexpr int kRegisters = 32;
 constexpr int kPrefetchBytes = 2048;  // ahead in a panel that comes from memory; panels of a task are contiguous
 static_assert(kTileRows + 4 + 2 <= kRegisters);
@@ -119,7 +119,7 @@ struct GemmFloat {
 
 }  // namespace
 
-// k_block: x of a tile (12 KiB) and the panel's stretch (16 KiB; int4 8 KiB, fp32 4 KiB) stay in L1.
+// k_block: x of a tile and the panel's stretch (16 KiB each; int4 8 KiB, fp32 4 KiB of panel) stay in L1.
 constexpr Kernel kAvx512VnniInt8 = {.name = "avx512vnni_int8", .isa = Isa::kAvx512Vnni, .product = Product::kInt8,
                                     .tile_m = kTileRows, .min_rows = 1, .slice_step = 4, .k_block = 1024, .x_bytes = 1,
                                     .row_sums = true, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
