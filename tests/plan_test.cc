@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cpu/plan.h"
+#include "cpu/team.h"
 #include "kernel_case.h"
 
 namespace qgmm::cpu {
@@ -359,6 +360,26 @@ TEST(Plan, WorkersAndWhyTheyAreFewer) {
   const Plan plan = MakePlan(draft.Make(), context);
   EXPECT_EQ(plan.workers, 1);
   EXPECT_EQ(plan.workers_why, "no more tasks than that");
+}
+
+TEST(Plan, ASmallCallTakesFewerWorkersUnlessToldHowMany) {
+  unsetenv("QGMM_NUM_THREADS");
+  unsetenv("QGMM_MAX_ISA");
+  Draft draft;
+  draft.counts = {1, 1, 1, 1, 1, 1, 1, 1};
+  Context context;
+  context.parallel_for = [](int count, void (*body)(int, void*), void* state, void*) {
+    for (int i = 0; i < count; ++i) body(i, state);
+  };
+  context.pool_size = 2;
+  EXPECT_EQ(MakePlan(draft.Make(), context).workers, 1);
+  EXPECT_EQ(MakePlan(draft.Make(), context).workers_why, "a small call");
+  context.max_workers = 2;
+  EXPECT_EQ(MakePlan(draft.Make(), context).workers, 2);
+  draft.k = draft.n = 4096;
+  context.max_workers = 0;
+  const int pool = WorkersFor(context, nullptr);  // the affinity mask may allow less than the pool has
+  EXPECT_EQ(MakePlan(draft.Make(), context).workers, pool);
 }
 
 }  // namespace

@@ -46,12 +46,12 @@ int64_t BlockRows(const Problem& p, Isa isa, int64_t group_rows, const Caches& c
   return most;
 }
 
-/// Nanoseconds for all pairs of a block, roughly.
-double Cost(const Problem& p, const RowBlock& b) {
+/// Nanoseconds for all pairs of so many rows of one expert, roughly.
+double Cost(const Problem& p, int64_t rows) {
   const double weights = static_cast<double>(p.k) * static_cast<double>(p.n);
   const double bytes = weights / (p.w.dtype == DType::kInt4 ? 2 : 1);
   const double pack = p.w.packed.given() ? 1 : 3;  // plain weights are read, packed and read again
-  return std::max(pack * bytes / kBytesPerNs, weights * b.packed_rows / kMacsPerNs);
+  return std::max(pack * bytes / kBytesPerNs, weights * static_cast<double>(rows) / kMacsPerNs);
 }
 
 void AddBlocks(const Problem& p, const RowRange& range, const Caches& caches, Plan& plan) {
@@ -78,10 +78,10 @@ void AddBlocks(const Problem& p, const RowRange& range, const Caches& caches, Pl
 void Split(const Problem& p, Plan& plan) {
   if (plan.workers == 1 || static_cast<int64_t>(plan.blocks.size()) >= int64_t{kBlocksPerWorker} * plan.workers) return;
   double total = 0;
-  for (const RowBlock& b : plan.blocks) total += Cost(p, b);
+  for (const RowBlock& b : plan.blocks) total += Cost(p, b.packed_rows);
   for (RowBlock& b : plan.blocks) {
     const int64_t least = b.rows >= kMinBlockRows ? 4 : 1;
-    const double share = Cost(p, b) / total * kTasksPerWorker * plan.workers;
+    const double share = Cost(p, b.packed_rows) / total * kTasksPerWorker * plan.workers;
     const int64_t most = std::max<int64_t>(1, plan.pairs / std::max<int64_t>(least, plan.span));
     b.tasks = static_cast<int>(std::clamp<int64_t>(std::llround(share), 1, most));
     if (b.tasks == 1 || p.epilogue.finish != Finish::kSwigluQuant) continue;
@@ -99,7 +99,7 @@ void AddTasks(const Problem& p, Plan& plan) {
     for (int t = 0; t < b.tasks; ++t) {
       const int64_t first = plan.pairs * t / b.tasks, last = plan.pairs * (t + 1) / b.tasks;
       plan.tasks.push_back({static_cast<int32_t>(i), t, first, last - first});
-      cost.push_back(Cost(p, b) * static_cast<double>(last - first) / static_cast<double>(plan.pairs));
+      cost.push_back(Cost(p, b.packed_rows) * static_cast<double>(last - first) / static_cast<double>(plan.pairs));
     }
   }
   const int64_t grouped = p.rows.empty() ? 0 : p.rows.back().end;
@@ -194,9 +194,19 @@ Plan MakePlan(const Problem& problem, Isa isa, int workers, const Caches& caches
   return plan;
 }
 
+int WorthWorkers(const Problem& problem) {
+  double total = 0;
+  for (const RowRange& range : problem.rows) total += Cost(problem, range.end - range.begin);
+  return static_cast<int>(std::clamp(total / kWorkerNs, 1.0, 1e6));
+}
+
 Plan MakePlan(const Problem& problem, const Context& context) {
   std::string why;
-  const int workers = WorkersFor(context, &why);
+  int workers = WorkersFor(context, &why);
+  if (const int worth = WorthWorkers(problem); worth < workers && !WorkersForced(context)) {
+    workers = worth;
+    why = "a small call";
+  }
   Plan plan = MakePlan(problem, ChosenIsa(context.max_isa), workers, DetectCaches());
   plan.workers_why = plan.workers < workers ? "no more tasks than that" : why;
   return plan;

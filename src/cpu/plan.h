@@ -64,6 +64,10 @@ Caches DetectCaches();
 Plan MakePlan(const Problem& problem, Isa isa, int workers, const Caches& caches);
 Plan MakePlan(const Problem& problem, const Context& context);
 
+/// Workers that a call is worth: waking another one costs about as much as this many nanoseconds of work.
+inline constexpr double kWorkerNs = 20000;
+int WorthWorkers(const Problem& problem);
+
 /// Packed elements from row to row of packed x.
 int64_t PackedStride(int64_t k, const Kernel& kernel);
 

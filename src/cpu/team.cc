@@ -79,4 +79,9 @@ int WorkersFor(const Context& context, std::string* why) {
   return because(pool, context.pool_size > 0 ? "the caller's pool" : "the default team");
 }
 
+bool WorkersForced(const Context& context) {
+  const char* text = std::getenv("QGMM_NUM_THREADS");
+  return context.max_workers > 0 || (text != nullptr && *text != '\0');
+}
+
 }  // namespace qgmm::cpu

@@ -27,6 +27,10 @@ int QuotaCpus();
 /// and quota. `why`, if not null, gets the reason in words.
 int WorkersFor(const Context& context, std::string* why);
 
+/// Whether somebody asked for a number of workers (QGMM_NUM_THREADS, Context::max_workers): then a call takes so many,
+/// however small it is.
+bool WorkersForced(const Context& context);
+
 /// Calls body(index) for index < count on the context's pool or the default team.
 template <class Body>
 void ParallelFor(const Context& context, int count, Body&& body) {

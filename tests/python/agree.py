@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How an answer is judged: bit for bit against the reference and the written order, by tolerance against float64."""
 
+import os
+
 import numpy as np
 import torch
 
@@ -161,3 +163,9 @@ def same(one, other):
 
 def float_of(pattern):
     return float(ieee.from_bits(pattern))
+
+
+def use_threads(count):
+    """torch's pool and qgmm's workers: a small call would take fewer unless it is asked for a number."""
+    torch.set_num_threads(count)
+    os.environ["QGMM_NUM_THREADS"] = str(count)

@@ -26,9 +26,13 @@ def rng(request):
 
 @pytest.fixture(autouse=True)
 def threads_restored():
-    before = torch.get_num_threads()
+    before, number = torch.get_num_threads(), os.environ.get("QGMM_NUM_THREADS")
     yield
     torch.set_num_threads(before)
+    if number is None:
+        os.environ.pop("QGMM_NUM_THREADS", None)
+    else:
+        os.environ["QGMM_NUM_THREADS"] = number
 
 
 @pytest.hookimpl(hookwrapper=True)

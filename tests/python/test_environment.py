@@ -100,7 +100,7 @@ def every_operator(rng):
 @pytest.mark.parametrize("mode", ["kernels", "reference"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_caller_flush_to_zero(rng, mode, threads, denormals_flushed):
-    torch.set_num_threads(threads)
+    agree.use_threads(threads)
     torch.set_flush_denormal(False)
     calls = every_operator(rng)
     want = [call() for call in calls]
@@ -130,7 +130,7 @@ FE = {
 def test_caller_rounding_mode(rng, direction, mode):
     if direction not in FE:
         pytest.skip(f"no rounding modes known for {platform.machine()}")
-    torch.set_num_threads(2)
+    agree.use_threads(2)
     libm = ctypes.CDLL("libm.so.6")
     calls = every_operator(rng)
     want = [call() for call in calls]

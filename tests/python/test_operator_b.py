@@ -241,7 +241,7 @@ def test_run_twice(rng):
 @pytest.mark.parametrize("threads", [1, 2, 7])
 def test_thread_counts(rng, threads):
     args, options = cases.weight_quant(rng, e=3, m=40, k=140, n=200)
-    torch.set_num_threads(threads)
+    agree.use_threads(threads)
     agree.check_weight_quant(*args, **options)
 
 

@@ -43,7 +43,7 @@ def test_run_twice(here):
 
 @pytest.mark.parametrize("threads", [1, 2, 7])
 def test_threads(here, threads):
-    torch.set_num_threads(threads)
+    agree.use_threads(threads)
     assert differing(battery.run()["digests"], here["digests"]) == []
 
 
@@ -109,7 +109,7 @@ def test_packed_and_plain(rng, m):
 @pytest.mark.parametrize("threads", [1, 7])
 def test_splits_and_tiles(rng, m, n, threads):
     """Shapes whose blocks are whole for one worker and split for seven."""
-    torch.set_num_threads(threads)
+    agree.use_threads(threads)
     x, weight, scale, x_scale, _ = cases.swiglu(rng, e=2, m=m, k=16, n=n)
     for group_list in ([m // 3, m], [m, m], [0, m - 1]):
         agree.check_swiglu(x, weight, scale, x_scale, torch.tensor(group_list))
