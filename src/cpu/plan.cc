@@ -58,7 +58,8 @@ void AddBlocks(const Problem& p, const RowRange& range, const Caches& caches, Pl
   const int64_t group_rows = range.end - range.begin;
   const int64_t most = BlockRows(p, plan.isa, group_rows, caches) - (plan.assist_row ? 1 : 0);
   const int64_t count = CeilDiv(group_rows, most);
-  const int64_t rows = std::min(most, count > 1 ? RoundUp(CeilDiv(group_rows, count), 12) : group_rows);
+  const int tile_m = ChooseKernel(p.product, p.slice, p.k, group_rows, plan.isa).tile_m;
+  const int64_t rows = std::min(most, count > 1 ? RoundUp(CeilDiv(group_rows, count), tile_m) : group_rows);
   for (int64_t row = range.begin; row < range.end; row += rows) {
     RowBlock block = {};
     block.expert = range.expert;
@@ -171,7 +172,7 @@ void LayOutScratch(const Problem& p, Plan& plan) {
 
 int64_t PackedStride(int64_t k, const Kernel& kernel) {
   // One cache line more than the row: rows whose distance is a multiple of 4 KiB would share their L1 sets.
-  return PaddedK(k) + 64 / kernel.x_bytes;
+  return PaddedK(k) + (kernel.x_bytes == 1 ? 64 : kernel.x_bytes == 2 ? 32 : 16);
 }
 
 Caches DetectCaches() {

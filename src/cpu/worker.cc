@@ -56,7 +56,7 @@ void Worker::PackX(const RowBlock& b) {
     args.rows = 1;
     kernel.pack_x(args);
     args.packed = At<std::byte>(plan_.scratch.packed_x) + args.packed_stride * kernel.x_bytes;
-    if (args.row_sums) args.row_sums += p_.slices();
+    if (args.row_sums) args.row_sums += slices_;
   }
   args.x = static_cast<const std::byte*>(p_.x.data) + b.first_row * p_.x.row_stride * Bytes(p_.x.dtype);
   args.row_stride = p_.x.row_stride;
@@ -71,8 +71,8 @@ void Worker::GatherColumns(const RowBlock& b, int64_t pair, int index) {
   const PanelSpan spans[2] = {ColumnsOf(2 * pair, p_.n, p_.w.paired), ColumnsOf(2 * pair + 1, p_.n, p_.w.paired)};
   PairColumns& out = columns_[index];
   out = {};
-  float* scales = At<float>(plan_.scratch.scales) + index * p_.slices() * kPairColumns;
-  for (int64_t s = 0; e.scale.given() && s < p_.slices(); ++s) {
+  float* scales = At<float>(plan_.scratch.scales) + index * slices_ * kPairColumns;
+  for (int64_t s = 0; e.scale.given() && s < slices_; ++s) {
     GatherPair(e.scale, b.expert, s, spans, scales + s * kPairColumns);
   }
   out.scale = scales;
@@ -172,13 +172,15 @@ void Worker::Multiply(const Task& task) {
   }
 }
 
-/// Every slice, or part of one, that the stretch holds; where a slice ends its sums are folded.
+/// Every slice, or part of one, that the stretch holds; where a slice ends its sums are folded. No division inside: a slice
+/// of 32 k of one row is ten cycles of work.
 void Worker::MultiplyStrip(const RowBlock& b, const PairLines& lines, int row, int rows) {
-  for (int64_t k = lines.first_k; k < lines.first_k + lines.k;) {
-    const int64_t slice = k / p_.slice, slice_end = (slice + 1) * p_.slice;
-    const int64_t end = std::min(slice_end, lines.first_k + lines.k);
-    MultiplySlice(b, lines, row, rows, k, end - k);
-    if (end == slice_end && p_.slices() > 1) {
+  const int64_t stretch_end = lines.first_k + lines.k;
+  int64_t slice = slices_ > 1 ? lines.first_k / p_.slice : 0;
+  for (int64_t k = lines.first_k; k < stretch_end; ++slice) {
+    const int64_t slice_end = (slice + 1) * p_.slice, end = std::min(slice_end, stretch_end);
+    MultiplySlice(b, lines, row, rows, slice, k, end - k);
+    if (end == slice_end && slices_ > 1) {
       const int64_t at = AccRow(b, lines.index, row, 0) * kPairColumns;
       plan_.stages->fold(At<int32_t>(plan_.scratch.acc) + at, columns_[lines.index].scale + slice * kPairColumns,
                          slice == 0, rows, At<float>(plan_.scratch.folded) + at);
@@ -187,22 +189,24 @@ void Worker::MultiplyStrip(const RowBlock& b, const PairLines& lines, int row, i
   }
 }
 
-void Worker::MultiplySlice(const RowBlock& b, const PairLines& lines, int row, int rows, int64_t first_k, int64_t k) {
+void Worker::MultiplySlice(const RowBlock& b, const PairLines& lines, int row, int rows, int64_t slice, int64_t first_k,
+                           int64_t k) {
   const Kernel& kernel = *b.kernel;
-  const int line_k = LineK(p_.w.dtype), line_bytes = kernel.widen ? kernel.widened_bytes : kLineBytes;
-  const int64_t line = first_k / line_k - lines.first_k / line_k, slices = p_.slices(), slice = first_k / p_.slice;
+  const bool int4 = p_.w.dtype == DType::kInt4;
+  const int line_bytes = kernel.widen ? kernel.widened_bytes : kLineBytes;
+  const int64_t line = int4 ? first_k / 8 - lines.first_k / 8 : first_k / 4 - lines.first_k / 4;
   GemmArgs args = {};
   args.x_stride = PackedStride(p_.k, kernel);
-  args.row_sums_stride = slices;
+  args.row_sums_stride = slices_;
   args.k = static_cast<int>(k);
-  args.k_offset = static_cast<int>(first_k % line_k);
+  args.k_offset = static_cast<int>(int4 ? first_k % 8 : first_k % 4);
   args.add = first_k != slice * p_.slice;
   for (int h = 0; h < 2; ++h) {
     args.w = lines.panel[h] + line * line_bytes;
     for (int r = 0; r < rows; r += kernel.tile_m) {
       args.rows = std::min(kernel.tile_m, rows - r);
       args.x = At<std::byte>(plan_.scratch.packed_x) + ((row + r) * args.x_stride + first_k) * kernel.x_bytes;
-      args.row_sums = At<int32_t>(plan_.scratch.row_sums) + (row + r) * slices + slice;
+      args.row_sums = At<int32_t>(plan_.scratch.row_sums) + (row + r) * slices_ + slice;
       args.acc = At<int32_t>(plan_.scratch.acc) + AccRow(b, lines.index, row + r, r) * kPairColumns + h * kPanelColumns;
       kernel.gemm(args);
       PrefetchSome();
@@ -218,7 +222,7 @@ void Worker::FinishStrip(const RowBlock& b, const Task& task, int64_t pair, int 
   StripArgs s = {};
   s.problem = &p_;
   s.acc = At<int32_t>(plan_.scratch.acc) + at;
-  s.folded = p_.slices() > 1 ? At<float>(plan_.scratch.folded) + at : nullptr;
+  s.folded = slices_ > 1 ? At<float>(plan_.scratch.folded) + at : nullptr;
   s.rows = rows;
   s.assist_row = row == 0 ? front : 0;
   s.first_row = b.first_row + first_real;

@@ -14,7 +14,7 @@ class Worker {
  public:
   /// `scratch`: plan.scratch.bytes, 64-byte aligned; `shared`: plan.shared_bytes that all workers see.
   Worker(const Problem& problem, const Plan& plan, std::byte* scratch, std::byte* shared)
-      : p_(problem), plan_(plan), scratch_(scratch), shared_(shared) {}
+      : p_(problem), plan_(plan), slices_(problem.slices()), scratch_(scratch), shared_(shared) {}
 
   /// Everything of the task but the requantisation of its rows.
   void Multiply(const Task& task);
@@ -57,11 +57,13 @@ class Worker {
   void PlanPrefetch(const RowBlock& b, const Task& task, int64_t pair, int64_t first_k);
   void PrefetchSome();
   void MultiplyStrip(const RowBlock& b, const PairLines& lines, int row, int rows);
-  void MultiplySlice(const RowBlock& b, const PairLines& lines, int row, int rows, int64_t first_k, int64_t k);
+  void MultiplySlice(const RowBlock& b, const PairLines& lines, int row, int rows, int64_t slice, int64_t first_k,
+                     int64_t k);
   void FinishStrip(const RowBlock& b, const Task& task, int64_t pair, int index, int row, int rows);
 
   const Problem& p_;
   const Plan& plan_;
+  const int64_t slices_;
   std::byte* scratch_;
   std::byte* shared_;
   int packed_block_ = -1;

@@ -45,6 +45,10 @@ struct IntegerSums {
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) c[i] = _mm512_dpbusd_epi32(c[i], weights, Broadcast4(x + i * a.x_stride));
   }
+  void Add(const IntegerSums& other) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) c[i] = _mm512_add_epi32(c[i], other.c[i]);
+  }
   void Finish(const GemmArgs& a) const {
     int32_t* acc = static_cast<int32_t*>(a.acc);
 #pragma GCC unroll 16
@@ -66,11 +70,13 @@ struct GemmInt8 {
   }
 };
 
-/// int4: the stored nibbles are + 8 already.
+/// int4: the stored nibbles are + 8 already. Few rows sum the two halves of a line apart: one chain of vpdpbusd would wait
+/// for itself.
 template <int kRows>
 struct GemmInt4 {
+  static constexpr bool kTwoChains = kRows <= 4;
   static void Run(const GemmArgs& a) {
-    IntegerSums<kRows, 8> sums;
+    IntegerSums<kRows, 8> sums, odd = {};
     sums.Start(a);
     const __m512i low = _mm512_set1_epi8(15);
     const int8_t* x = static_cast<const int8_t*>(a.x);
@@ -78,8 +84,9 @@ struct GemmInt4 {
     for (int k = 0; k < a.k; k += 8, w += kLineBytes, x += 8) {
       const __m512i v = LoadLine(w);
       sums.Step(a, x, _mm512_and_si512(v, low));
-      sums.Step(a, x + 4, _mm512_and_si512(_mm512_srli_epi16(v, 4), low));
+      (kTwoChains ? odd : sums).Step(a, x + 4, _mm512_and_si512(_mm512_srli_epi16(v, 4), low));
     }
+    if constexpr (kTwoChains) sums.Add(odd);
     sums.Finish(a);
   }
 };
