@@ -154,7 +154,7 @@ void ExpectMemory(const Problem& p, const Plan& plan) {
                     {s.folded, p.slices() > 1 ? bytes(acc_rows, 32 * 4) : 0},
                     {s.lines, plain ? bytes(2 * plan.span * lines, 64) : 0},
                     {s.widened, bytes(2 * lines, b.kernel->widened_bytes)},
-                    {s.scales, bytes(plan.span * p.slices(), 32 * 4)},
+                    {s.scales, bytes(kScalePairs * p.slices(), 32 * 4)},
                     {s.columns, bytes(plan.span * kColumnRows, 32 * 4)},
                     {s.results, swiglu && !split ? results : 0},
                     {s.row_max, swiglu && !split ? row_max : 0}},

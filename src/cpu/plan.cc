@@ -16,7 +16,7 @@ namespace {
 
 constexpr int64_t kMaxBlockRows = 256, kMinBlockRows = 64;
 constexpr int64_t kPlainKBlock = 2048;  // k of plain weights packed at once: 8 panels of 32 KiB stay in L2
-constexpr int kSpanPlain = 4;           // pairs: 64 columns of each half, so whole cache lines of [k, n] are read
+constexpr int kSpanPlain = kScalePairs;           // pairs: 64 columns of each half, so whole cache lines of [k, n] are read
 constexpr int kBlocksPerWorker = 4;     // from there on blocks are not split: stealing balances them
 constexpr int kTasksPerWorker = 8;
 constexpr double kBytesPerNs = 12, kMacsPerNs = 60;  // one core of the machines measured; only ratios matter
@@ -152,7 +152,7 @@ void LayOutScratch(const Problem& p, Plan& plan) {
     if (slices > 1) raise(need.folded, acc_rows * kPairColumns * 4);
     if (plain) raise(need.lines, plan.span * 2 * lines * kLineBytes);
     if (kernel.widen) raise(need.widened, 2 * lines * kernel.widened_bytes);
-    raise(need.scales, plan.span * slices * kPairColumns * 4);
+    raise(need.scales, kScalePairs * slices * kPairColumns * 4);
     raise(need.columns, plan.span * kColumnRows * kPairColumns * 4);
     if (whole_results && b.tasks == 1) raise(need.results, plan.pairs * b.rows * kPanelColumns * 4);
     if (whole_results) raise(need.row_max, int64_t{b.rows} * 4);

@@ -71,6 +71,9 @@ int WorthWorkers(const Problem& problem);
 /// Packed elements from row to row of packed x.
 int64_t PackedStride(int64_t k, const Kernel& kernel);
 
+/// Pairs whose scales are gathered together; as many as plain weights are packed together.
+inline constexpr int kScalePairs = 4;
+
 /// Rows of kPairColumns values that a pair's stages may need: int bias, assist, d, smooth, offset, bias.
 inline constexpr int kColumnRows = 6;
 

@@ -66,16 +66,24 @@ void Worker::PackX(const RowBlock& b) {
   kernel.pack_x(args);
 }
 
+/// Rows of scales are kilobytes apart, a page and a cache miss each: of every row several pairs are read at once.
+void Worker::GatherScales(const RowBlock& b, int64_t first_pair, int64_t pairs) {
+  const Columns& scale = p_.epilogue.scale;
+  float* scales = At<float>(plan_.scratch.scales);
+  for (int64_t s = 0; scale.given() && s < slices_; ++s) {
+    for (int64_t i = 0; i < pairs; ++i) {
+      const int64_t panel = 2 * (first_pair + i);
+      const PanelSpan spans[2] = {ColumnsOf(panel, p_.n, p_.w.paired), ColumnsOf(panel + 1, p_.n, p_.w.paired)};
+      GatherPair(scale, b.expert, s, spans, scales + (i * slices_ + s) * kPairColumns);
+    }
+  }
+}
+
 void Worker::GatherColumns(const RowBlock& b, int64_t pair, int index) {
   const Epilogue& e = p_.epilogue;
   const PanelSpan spans[2] = {ColumnsOf(2 * pair, p_.n, p_.w.paired), ColumnsOf(2 * pair + 1, p_.n, p_.w.paired)};
   PairColumns& out = columns_[index];
   out = {};
-  float* scales = At<float>(plan_.scratch.scales) + index * slices_ * kPairColumns;
-  for (int64_t s = 0; e.scale.given() && s < slices_; ++s) {
-    GatherPair(e.scale, b.expert, s, spans, scales + s * kPairColumns);
-  }
-  out.scale = scales;
   float* row = At<float>(plan_.scratch.columns) + static_cast<ptrdiff_t>(index) * kColumnRows * kPairColumns;
   const auto next = [&] { return std::exchange(row, row + kPairColumns); };
   const PanelSpan gate_only[2] = {spans[0], {}};  // smooth has n / 2 columns: nothing of it belongs to the up panel
@@ -152,7 +160,12 @@ void Worker::Multiply(const Task& task) {
   const int64_t end = task.first_pair + task.pairs;
   for (int64_t first = task.first_pair; first < end; first += plan_.span) {
     const int pairs = static_cast<int>(std::min<int64_t>(plan_.span, end - first));
-    for (int i = 0; i < pairs; ++i) GatherColumns(b, first + i, i);
+    const int64_t place = (first - task.first_pair) % kScalePairs;
+    if (place == 0) GatherScales(b, first, std::min<int64_t>(kScalePairs, end - first));
+    for (int i = 0; i < pairs; ++i) {
+      GatherColumns(b, first + i, i);
+      columns_[i].scale = At<float>(plan_.scratch.scales) + (place + i) * slices_ * kPairColumns;
+    }
     for (int64_t k0 = 0; k0 < p_.k; k0 += b.k_block) {
       const int64_t k = std::min(b.k_block, p_.k - k0), count = LinesOf(k, p_.w.dtype);
       if (!p_.w.packed.given()) {

@@ -52,6 +52,7 @@ class Worker {
   int64_t AccRow(const RowBlock& b, int pair, int row, int strip_row) const;
 
   void PackX(const RowBlock& b);
+  void GatherScales(const RowBlock& b, int64_t first_pair, int64_t pairs);
   void GatherColumns(const RowBlock& b, int64_t pair, int index);
   PairLines Lines(const RowBlock& b, int64_t pair, int index, int64_t first_k, int64_t k);
   void PlanPrefetch(const RowBlock& b, const Task& task, int64_t pair, int64_t first_k);
@@ -67,7 +68,7 @@ class Worker {
   std::byte* scratch_;
   std::byte* shared_;
   int packed_block_ = -1;
-  PairColumns columns_[4];
+  PairColumns columns_[kScalePairs];
   Prefetch prefetch_;
   uint64_t kernels_ran_ = 0;
 };
