@@ -78,7 +78,7 @@ struct Work {
         GemmArgs args = {};
         args.x = packed_x.data() + (static_cast<ptrdiff_t>(row) * kK + k) * kernel.x_bytes;
         args.x_stride = kK;
-        args.w = lines;
+        args.w[0] = lines;
         args.row_sums = row_sums.data() + row;
         args.row_sums_stride = 1;
         args.rows = std::min(kernel.tile_m, rows - row);

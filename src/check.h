@@ -35,7 +35,7 @@ DynamicQuantProblem Checked(const DynamicQuantArgs& args);
 void CheckFractalNz(const FractalNzArgs& args, bool to_nz);
 void CheckFractalNzSizes(const FractalNzArgs& args);  // dtype, k, n and c0 alone
 
-/// A bad environment variable or Context field: `[qgmm] QGMM_MAX_ISA must be scalar, avx2 or avx512vnni; got avx9`.
+/// A bad environment variable or Context field: `[qgmm] QGMM_MAX_ISA must be what this machine has (scalar, avx2); got avx9`.
 [[noreturn]] void RefuseSetting(const std::string& sentence);
 
 }  // namespace qgmm

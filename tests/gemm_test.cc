@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every row of the kernel table alone: one tile of rows, one panel, packed here byte by byte from the format's
+// Every row of the kernel table alone: one tile of rows, one panel or pair, packed here byte by byte from the format's
 // definition, memory ending at guard pages. Integers against exact sums, floats against fma with k ascending.
 #include <gtest/gtest.h>
 
@@ -26,20 +26,21 @@ constexpr uint32_t kPoison = 0xABABABAB;
 DType WeightType(const Kernel& kernel) { return kernel.product == Product::kInt4 ? DType::kInt4 : DType::kInt8; }
 DType XType(const Kernel& kernel) { return kernel.product == Product::kFloat ? DType::kFloat32 : DType::kInt8; }
 
-/// Rows of x and one panel of weights, as plain values and as the kernel reads them. `shift` bytes of weights and
+/// Rows of x and the panels of one call, as plain values and as the kernel reads them. `shift` bytes of weights and
 /// `shift` elements of x lie between their ends and a guard page: 0 catches whoever reads on, others make addresses
 /// unaligned.
 struct Tile {
   const Kernel& kernel;
   int rows, k, slice, shift;
   std::vector<float> x;  // [rows][k]; small integers unless the product is kFloat
-  std::vector<int> w;    // [k][16]
-  GuardedBytes packed_x{0}, panel{0}, widened{0};
+  int columns;           // 16 per panel
+  std::vector<int> w;    // [k][columns]
+  GuardedBytes packed_x{0}, panel[2] = {GuardedBytes(0), GuardedBytes(0)}, widened[2] = {GuardedBytes(0), GuardedBytes(0)};
   std::vector<int32_t> row_sums;  // [rows][slices]
 
   Tile(const Kernel& row, int row_count, int k_size, int slice_size, int end_shift)
       : kernel(row), rows(row_count), k(k_size), slice(slice_size), shift(end_shift),
-        x(static_cast<size_t>(rows) * k), w(static_cast<size_t>(k) * kPanelColumns) {}
+        x(static_cast<size_t>(rows) * k), columns(kPanelColumns * row.panels), w(static_cast<size_t>(k) * columns) {}
 
   void Fill(uint32_t seed) {
     std::mt19937 random(seed);
@@ -52,28 +53,29 @@ struct Tile {
   }
 
   /// Byte c * 4 + k % 4 of line k / 4; int4: of line k / 8, the low nibble for k % 8 < 4, the weight + 8.
-  void PackPanel() {
+  void PackPanel(int h) {
     const int line_k = LineK(WeightType(kernel)), lines = (k + line_k - 1) / line_k;
     const bool int4 = line_k == 8;
-    panel = GuardedBytes(static_cast<size_t>(lines * kLineBytes + shift));
-    std::memset(panel.data(), int4 ? 0x88 : 0, static_cast<size_t>(lines * kLineBytes));
+    panel[h] = GuardedBytes(static_cast<size_t>(lines * kLineBytes + shift));
+    std::memset(panel[h].data(), int4 ? 0x88 : 0, static_cast<size_t>(lines * kLineBytes));
     for (int kk = 0; kk < k; ++kk) {
       for (int c = 0; c < kPanelColumns; ++c) {
-        uint8_t& byte = panel.data()[kk / line_k * kLineBytes + 4 * c + kk % 4];
-        const int v = w[static_cast<size_t>(kk * kPanelColumns + c)];
+        uint8_t& byte = panel[h].data()[kk / line_k * kLineBytes + 4 * c + kk % 4];
+        const int v = w[static_cast<size_t>(kk * columns + h * kPanelColumns + c)];
         if (!int4) byte = static_cast<uint8_t>(v);
         if (int4 && kk % 8 < 4) byte = static_cast<uint8_t>((byte & 0xF0) | (v + 8));
         if (int4 && kk % 8 >= 4) byte = static_cast<uint8_t>((byte & 0x0F) | (v + 8) << 4);
       }
     }
     if (!kernel.widen) return;
-    widened = GuardedBytes(static_cast<size_t>(lines * kernel.widened_bytes + 4 * shift));
-    kernel.widen(panel.data(), lines, widened.data());
+    widened[h] = GuardedBytes(static_cast<size_t>(lines * kernel.widened_bytes + 4 * shift));
+    kernel.widen(panel[h].data(), lines, widened[h].data());
   }
 
   void PackRows() {
     const int64_t stride = PackedStride(k, kernel);
-    packed_x = GuardedBytes(static_cast<size_t>(((rows - 1) * stride + PaddedK(k) + shift) * kernel.x_bytes));
+    const int64_t padded_rows = (rows + kernel.row_step - 1) / kernel.row_step * kernel.row_step;
+    packed_x = GuardedBytes(static_cast<size_t>(((padded_rows - 1) * stride + PaddedK(k) + shift) * kernel.x_bytes));
     std::memset(packed_x.data(), 0x55, packed_x.size());
     std::vector<int8_t> bytes(x.size());
     for (size_t i = 0; i < x.size() && kernel.product != Product::kFloat; ++i) bytes[i] = static_cast<int8_t>(x[i]);
@@ -94,7 +96,7 @@ struct Tile {
   }
 
   void Pack() {
-    PackPanel();
+    for (int h = 0; h < kernel.panels; ++h) PackPanel(h);
     PackRows();
   }
 
@@ -105,8 +107,10 @@ struct Tile {
     GemmArgs args = {};
     args.x_stride = PackedStride(k, kernel);
     args.x = packed_x.data() + first * kernel.x_bytes;
-    args.w = kernel.widen ? widened.data() + first / line_k * kernel.widened_bytes
-                          : panel.data() + first / line_k * kLineBytes;
+    for (int h = 0; h < kernel.panels; ++h) {
+      args.w[h] = kernel.widen ? widened[h].data() + first / line_k * kernel.widened_bytes
+                               : panel[h].data() + first / line_k * kLineBytes;
+    }
     args.row_sums = row_sums.data() + first / slice;
     args.row_sums_stride = k / slice;
     args.rows = rows;
@@ -114,7 +118,9 @@ struct Tile {
     args.k_offset = first % line_k;
     args.add = add;
     args.acc = acc;
+    if (kernel.enter) kernel.enter();
     kernel.gemm(args);
+    if (kernel.leave) kernel.leave();
   }
 
   /// What one output must be, as bits: the sum over [first, first + length), on top of `start` (bits).
@@ -123,7 +129,7 @@ struct Tile {
     float real = FromBits(start);
     for (int kk = first; kk < first + length; ++kk) {
       const float xv = x[static_cast<size_t>(i) * k + kk];
-      const int wv = w[static_cast<size_t>(kk * kPanelColumns + c)];
+      const int wv = w[static_cast<size_t>(kk * columns + c)];
       if (kernel.product == Product::kFloat) {
         real = std::fma(xv, static_cast<float>(wv), real);
       } else {
@@ -134,12 +140,14 @@ struct Tile {
   }
 };
 
-/// Accumulators of one call, in one half of a row of 32, with poison all around. `shift`: 4 bytes off any alignment.
+/// Accumulators of one call, in one half of a row of 32 or all of it, with poison all around, but in the rows that fill up
+/// a row_step. `shift`: 4 bytes off any alignment.
 class Accumulators {
  public:
-  Accumulators(int rows, int half, int shift)
-      : rows_(rows), first_(kPairColumns + half * kPanelColumns + shift),
-        words_(static_cast<size_t>((rows + 2) * kPairColumns + shift), kPoison) {}
+  Accumulators(const Tile& tile, int half)
+      : rows_(tile.rows), padded_rows_((rows_ + tile.kernel.row_step - 1) / tile.kernel.row_step * tile.kernel.row_step),
+        columns_(tile.columns), first_(kPairColumns + (columns_ == kPairColumns ? 0 : half) * kPanelColumns + tile.shift),
+        words_(static_cast<size_t>((padded_rows_ + 2) * kPairColumns + tile.shift), kPoison) {}
 
   void* data() { return words_.data() + first_; }
   uint32_t& At(int i, int c) { return words_[static_cast<size_t>(first_ + i * kPairColumns + c)]; }
@@ -147,16 +155,18 @@ class Accumulators {
   void Expect(const std::function<uint32_t(int i, int c)>& value, const std::string& what) {
     std::vector<uint32_t> expected(words_.size(), kPoison);
     for (int i = 0; i < rows_; ++i) {
-      for (int c = 0; c < kPanelColumns; ++c)
-        expected[static_cast<size_t>(first_ + i * kPairColumns + c)] = value(i, c);
+      for (int c = 0; c < columns_; ++c) expected[static_cast<size_t>(first_ + i * kPairColumns + c)] = value(i, c);
     }
+    const size_t ignored = static_cast<size_t>(first_ + rows_ * kPairColumns);
+    const size_t ignored_end = static_cast<size_t>(first_ + padded_rows_ * kPairColumns);
     for (size_t at = 0; at < words_.size(); ++at) {
+      if (at >= ignored && at < ignored_end) continue;
       ASSERT_EQ(words_[at], expected[at]) << what << ", word " << static_cast<int64_t>(at) - first_;
     }
   }
 
  private:
-  int rows_, first_;
+  int rows_, padded_rows_, columns_, first_;
   std::vector<uint32_t> words_;
 };
 
@@ -172,7 +182,7 @@ class Gemm : public testing::TestWithParam<const Kernel*> {
   int step() const { return kernel().slice_step; }
 
   void ExpectWhole(const Tile& tile, int half, const std::string& what) {
-    Accumulators acc(tile.rows, half, tile.shift);
+    Accumulators acc(tile, half);
     tile.Multiply(0, tile.k, false, acc.data());
     acc.Expect([&](int i, int c) { return tile.Expected(i, c, 0, tile.k, 0); }, what);
   }
@@ -221,7 +231,7 @@ TEST_P(Gemm, PartsOfASliceAdd) {
   for (int first = every; first < k; first += every) {
     Tile tile(kernel(), kernel().tile_m, k, k, 0);
     tile.Fill(static_cast<uint32_t>(first));
-    Accumulators acc(tile.rows, 0, 0);
+    Accumulators acc(tile, 0);
     tile.Multiply(0, first, false, acc.data());
     tile.Multiply(first, k - first, true, acc.data());
     acc.Expect([&](int i, int c) { return tile.Expected(i, c, 0, k, 0); }, "second part at " + std::to_string(first));
@@ -234,7 +244,7 @@ TEST_P(Gemm, KBlockBoundaries) {
   for (const int k : {block - 1, block, block + 1, 2 * block, 2 * block + 5}) {
     Tile tile(kernel(), kernel().tile_m, k, k, 0);
     tile.Fill(static_cast<uint32_t>(k));
-    Accumulators acc(tile.rows, 1, 0);
+    Accumulators acc(tile, 1);
     for (int first = 0; first < k; first += block) {
       tile.Multiply(first, std::min(block, k - first), first > 0, acc.data());
     }
@@ -250,7 +260,7 @@ TEST_P(Gemm, SlicesOfEveryStep) {
     Tile tile(kernel(), kernel().tile_m, slice * slices, slice, 0);
     tile.Fill(static_cast<uint32_t>(units));
     for (int s = 0; s < slices; ++s) {
-      Accumulators acc(tile.rows, s % 2, 0);
+      Accumulators acc(tile, s % 2);
       tile.Multiply(s * slice, slice, false, acc.data());
       acc.Expect([&](int i, int c) { return tile.Expected(i, c, s * slice, slice, 0); },
                  "slice " + std::to_string(s) + " of " + std::to_string(slice));
@@ -268,7 +278,7 @@ TEST_P(IntegerGemm, IntegerExtremes) {
       for (const int period : {1, 2, 3, 4, 8}) {
         Tile tile(kernel(), kernel().tile_m, 1031, 1031, 0);
         for (size_t i = 0; i < tile.x.size(); ++i) tile.x[i] = static_cast<float>(i % period ? -1 - xv : xv);
-        for (size_t i = 0; i < tile.w.size(); ++i) tile.w[i] = i / kPanelColumns % period ? -1 - wv : wv;
+        for (size_t i = 0; i < tile.w.size(); ++i) tile.w[i] = i / static_cast<size_t>(tile.columns) % period ? -1 - wv : wv;
         tile.Pack();
         ExpectWhole(tile, 0,
                     "x " + std::to_string(xv) + ", w " + std::to_string(wv) + ", period " + std::to_string(period));
@@ -283,7 +293,7 @@ TEST_P(IntegerGemm, SumAtInt32Edge) {
   std::fill(tile.x.begin(), tile.x.end(), -128.0f);
   std::fill(tile.w.begin(), tile.w.end(), kernel().product == Product::kInt4 ? -8 : -128);
   tile.Pack();
-  Accumulators acc(tile.rows, 0, 0);
+  Accumulators acc(tile, 0);
   tile.Multiply(0, tile.k, false, acc.data());
   const uint32_t expected = kernel().product == Product::kInt4 ? 131071u * 1024 : 2147467264u;
   acc.Expect([&](int, int) { return expected; }, "k 131071");
@@ -294,10 +304,10 @@ TEST_P(IntegerGemm, AddWraps) {
   for (const uint32_t push : {0x7FFFFFFFu, 0x80000000u}) {
     Tile tile(kernel(), kernel().tile_m, 40, 40, 0);
     tile.Fill(5);
-    Accumulators acc(tile.rows, 0, 0);
+    Accumulators acc(tile, 0);
     tile.Multiply(0, 16, false, acc.data());
     for (int i = 0; i < tile.rows; ++i) {
-      for (int c = 0; c < kPanelColumns; ++c) acc.At(i, c) += push;
+      for (int c = 0; c < tile.columns; ++c) acc.At(i, c) += push;
     }
     tile.Multiply(16, 24, true, acc.data());
     acc.Expect([&](int i, int c) { return tile.Expected(i, c, 0, tile.k, push); }, "pushed by " + std::to_string(push));
@@ -313,9 +323,9 @@ TEST_P(IntegerGemm, AllWeightValuesAtEveryPosition) {
       Tile tile(kernel(), 1, k, k, 0);
       tile.x[static_cast<size_t>(at)] = -128.0f;
       for (size_t i = 0; i < tile.w.size(); ++i) tile.w[i] = static_cast<int>(i * 7 % 16) - 8;
-      for (int c = 0; c < kPanelColumns; ++c) tile.w[static_cast<size_t>(at * kPanelColumns + c)] = value;
+      for (int c = 0; c < tile.columns; ++c) tile.w[static_cast<size_t>(at * tile.columns + c)] = value;
       tile.Pack();
-      Accumulators acc(1, 0, 0);
+      Accumulators acc(tile, 0);
       tile.Multiply(0, k, false, acc.data());
       acc.Expect([&](int, int) { return static_cast<uint32_t>(-128 * value); }, "value " + std::to_string(value));
       if (HasFatalFailure()) return;
@@ -342,12 +352,12 @@ TEST_P(FloatGemm, InfAndNanStayInTheirRow) {
   tile.Fill(13);
   tile.x[static_cast<size_t>(1 * tile.k + 20)] = std::numeric_limits<float>::quiet_NaN();
   tile.x[static_cast<size_t>(2 * tile.k + 36)] = std::numeric_limits<float>::infinity();
-  for (int c = 0; c < kPanelColumns; ++c) tile.w[static_cast<size_t>(36 * kPanelColumns + c)] = c - 8;  // Inf * 0 too
+  for (int c = 0; c < tile.columns; ++c) tile.w[static_cast<size_t>(36 * tile.columns + c)] = c - 8;  // Inf * 0 too
   tile.Pack();
-  Accumulators acc(tile.rows, 0, 0);
+  Accumulators acc(tile, 0);
   tile.Multiply(0, tile.k, false, acc.data());
   for (int i = 0; i < tile.rows; ++i) {
-    for (int c = 0; c < kPanelColumns; ++c) {
+    for (int c = 0; c < tile.columns; ++c) {
       const float got = FromBits(acc.At(i, c));
       if (i == 1 || (i == 2 && c == 8)) {
         EXPECT_TRUE(std::isnan(got)) << "row " << i << ", column " << c;
@@ -367,6 +377,8 @@ TEST(KernelTable, RowsAreSound) {
     EXPECT_GE(kernel->isa, last) << kernel->name << ": slowest first";
     last = kernel->isa;
     const int line_k = LineK(WeightType(*kernel));
+    EXPECT_TRUE(kernel->panels == 1 || kernel->panels == 2) << kernel->name;
+    EXPECT_EQ(kernel->tile_m % kernel->row_step, 0) << kernel->name;
     EXPECT_TRUE(kernel->tile_m >= 1 && kernel->tile_m <= 64) << kernel->name;
     EXPECT_TRUE(kernel->slice_step == 1 || kernel->slice_step % line_k == 0) << kernel->name;
     EXPECT_EQ(kernel->k_block % line_k, 0) << kernel->name << ": parts start at a line";

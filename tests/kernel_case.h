@@ -77,7 +77,7 @@ inline void ExpectEverywhere(reference::Case& c, const std::string& what) {
   const Weights plain = c.problem.w;
   PackedWeight packed;
   const std::vector<uint8_t> bytes = Packed(c.problem, &packed);
-  for (int isa = 0; isa <= static_cast<int>(BestIsa()); ++isa) {
+  for (const Isa isa : MachineIsas()) {
     for (const bool pack : {false, true}) {
       for (const int workers : {1, 2, 7}) {
         c.problem.w = plain;
@@ -85,11 +85,11 @@ inline void ExpectEverywhere(reference::Case& c, const std::string& what) {
         Context context;
         context.parallel_for = workers == 2 ? OnThreads : Backwards;
         context.max_workers = workers;
-        context.max_isa = isa;
+        context.max_isa = static_cast<int>(isa);
         const Answer got = ByKernels(c, context);
-        ASSERT_TRUE(got == expected) << what << ", isa " << Name(static_cast<Isa>(isa)) << (pack ? ", packed" : ", plain")
+        ASSERT_TRUE(got == expected) << what << ", isa " << Name(isa) << (pack ? ", packed" : ", plain")
                                      << ", workers " << workers;
-        ASSERT_EQ(context.last_run.isa, Name(static_cast<Isa>(isa))) << what;
+        ASSERT_EQ(context.last_run.isa, Name(isa)) << what;
       }
     }
   }

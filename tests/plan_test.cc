@@ -142,12 +142,12 @@ void ExpectMemory(const Problem& p, const Plan& plan) {
     const auto bytes = [](int64_t count, int64_t size) { return static_cast<size_t>(count * size); };
     const int64_t lines = (b.k_block + line_k - 1) / line_k;
     const int64_t acc_rows =
-        b.k_block < p.k ? int64_t{b.packed_rows} * plan.span : std::min(b.packed_rows, StripRows(*b.kernel));
+        b.k_block < p.k ? int64_t{b.padded_rows} * plan.span : std::min(b.padded_rows, StripRows(*b.kernel));
     const bool split = b.tasks > 1 && swiglu;
     ASSERT_EQ(b.results >= 0, split);
     ASSERT_EQ(b.row_max >= 0, split);
     const size_t results = bytes(plan.pairs * b.rows, 16 * 4), row_max = bytes(b.rows, 4);
-    ExpectDisjoint({{s.packed_x, bytes(b.packed_rows * PackedStride(p.k, *b.kernel), b.kernel->x_bytes)},
+    ExpectDisjoint({{s.packed_x, bytes(b.padded_rows * PackedStride(p.k, *b.kernel), b.kernel->x_bytes)},
                     {s.row_sums, b.kernel->row_sums ? bytes(b.packed_rows * p.slices(), 4) : 0},
                     {s.x_sums, p.product == Product::kFloat ? bytes(b.rows, 4) : 0},
                     {s.acc, bytes(acc_rows, 32 * 4)},

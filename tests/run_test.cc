@@ -316,13 +316,13 @@ TEST(Run, EightWorkersOneSlow) {
 }
 
 TEST(Run, ForcedIsaRan) {
-  for (int isa = 0; isa <= static_cast<int>(BestIsa()); ++isa) {
+  for (const Isa isa : MachineIsas()) {
     Case c = MakeCase(Finish::kSwigluQuant, {{40, 1}, 64, 64}, 17);
     Context context;
     context.parallel_for = Backwards;
-    context.max_isa = isa;
+    context.max_isa = static_cast<int>(isa);
     ByKernels(c, context);
-    const std::string prefix = std::string(Name(static_cast<Isa>(isa))) + "_";
+    const std::string prefix = std::string(Name(isa)) + "_";
     ASSERT_FALSE(context.last_run.kernels.empty());
     for (const std::string& kernel : context.last_run.kernels) EXPECT_EQ(kernel.rfind(prefix, 0), 0u) << kernel;
   }

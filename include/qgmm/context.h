@@ -11,9 +11,20 @@
 
 namespace qgmm {
 
-/// Instruction sets, weakest first. The machine's best is used unless a limit says otherwise.
-enum class Isa : int { kScalar = 0, kAvx2 = 1, kAvx512Vnni = 2 };
-QGMM_EXPORT const char* Name(Isa isa);  // "scalar", "avx2", "avx512vnni"
+/// Instruction sets, weakest first. The machine's best is used unless a limit says otherwise. A limit allows every
+/// weaker set that the machine has; x86 machines have none of Arm's, and some have a set without those before it.
+enum class Isa : int {
+  kScalar = 0,
+  kAvx2 = 1,        // with FMA and F16C
+  kAvxVnni = 2,     // vpdpbusd on ymm
+  kAvx512 = 3,      // F, BW, VL
+  kAvx512Vnni = 4,
+  kAmx = 5,         // AMX-INT8, with all before it but kAvxVnni
+  kNeon = 6,        // Armv8
+  kNeonDot = 7,     // sdot
+  kNeonI8mm = 8,    // smmla
+};
+QGMM_EXPORT const char* Name(Isa isa);  // "scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "amx", "neon", ...
 
 /// Calls body(index, state) exactly once for every index in [0, count), in any order, on any threads, and returns
 /// when all are done. Must not call back into qgmm with the same Context.

@@ -4,9 +4,12 @@
 #include <cpuid.h>
 #endif
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <string>
+#include <vector>
 
 #include "check.h"
 #include "cpu/isa/tables.h"
@@ -18,7 +21,13 @@ const char* Name(Isa isa) {
   switch (isa) {
     case Isa::kScalar: return "scalar";
     case Isa::kAvx2: return "avx2";
+    case Isa::kAvxVnni: return "avxvnni";
+    case Isa::kAvx512: return "avx512";
     case Isa::kAvx512Vnni: return "avx512vnni";
+    case Isa::kAmx: return "amx";
+    case Isa::kNeon: return "neon";
+    case Isa::kNeonDot: return "neondot";
+    case Isa::kNeonI8mm: return "neoni8mm";
   }
   return "an unknown ISA";
 }
@@ -42,14 +51,34 @@ constexpr const Stages* kStages[] = {
 #undef QGMM_KERNEL
 #undef QGMM_STAGES
 
-constexpr Isa kIsas[] = {Isa::kScalar, Isa::kAvx2, Isa::kAvx512Vnni};
-constexpr const char* kIsaNames = "scalar, avx2 or avx512vnni";
+constexpr Isa kIsas[] = {Isa::kScalar, Isa::kAvx2, Isa::kAvxVnni, Isa::kAvx512, Isa::kAvx512Vnni,
+                         Isa::kAmx, Isa::kNeon, Isa::kNeonDot, Isa::kNeonI8mm};
 
-Isa Allowed(Isa wanted, const std::string& who) {
-  if (wanted > BestIsa()) {
-    RefuseSetting(who + " must be at most " + Name(BestIsa()) + " on this machine; got " + Name(wanted));
+/// Of this machine, whatever kernels there are.
+bool ProcessorHas(Isa isa) {
+#if defined(__x86_64__)
+  static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c();
+  static const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                             __builtin_cpu_supports("avx512vl");
+  switch (isa) {
+    case Isa::kScalar: return true;
+    case Isa::kAvx2: return avx2;
+    case Isa::kAvx512: return avx512;
+    case Isa::kAvx512Vnni: return avx512 && __builtin_cpu_supports("avx512vnni");
+    default: return false;
   }
-  return wanted;
+#else
+  return isa == Isa::kScalar;
+#endif
+}
+
+std::vector<Isa> FindIsas() {
+  std::vector<Isa> found;
+  for (Isa isa : kIsas) {
+    const auto has_rows = [isa](const Kernel* kernel) { return kernel->isa == isa; };
+    if (std::any_of(std::begin(kTable), std::end(kTable), has_rows) && ProcessorHas(isa)) found.push_back(isa);
+  }
+  return found;
 }
 
 }  // namespace
@@ -59,7 +88,7 @@ std::span<const Kernel* const> KernelTable() { return kTable; }
 const Stages& StagesFor(Isa isa) {
   const Stages* best = kStages[0];
   for (const Stages* stages : kStages) {
-    if (stages->isa <= isa) best = stages;
+    if (stages->isa <= isa && HasIsa(stages->isa)) best = stages;
   }
   return *best;
 }
@@ -71,37 +100,38 @@ bool HasF16c() {
 }
 #endif
 
-Isa BestIsa() {
-#if defined(__x86_64__)
-  static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c();
-  static const bool avx512vnni = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
-  if (avx512vnni) return Isa::kAvx512Vnni;
-  if (avx2) return Isa::kAvx2;
-#endif
-  return Isa::kScalar;
+std::span<const Isa> MachineIsas() {
+  static const std::vector<Isa> isas = FindIsas();
+  return isas;
 }
+
+bool HasIsa(Isa isa) {
+  const auto isas = MachineIsas();
+  return std::find(isas.begin(), isas.end(), isa) != isas.end();
+}
+
+Isa BestIsa() { return MachineIsas().back(); }
 
 Isa ChosenIsa(int limit) {
-  if (limit >= 0) {
-    if (limit > static_cast<int>(Isa::kAvx512Vnni)) {
-      RefuseSetting("Context::max_isa must be 0 (scalar), 1 (avx2) or 2 (avx512vnni); got " + std::to_string(limit));
-    }
-    return Allowed(static_cast<Isa>(limit), "Context::max_isa");
-  }
   const char* text = std::getenv("QGMM_MAX_ISA");
-  if (text == nullptr || *text == '\0') return BestIsa();
-  for (Isa isa : kIsas) {
-    if (std::strcmp(text, Name(isa)) == 0) return Allowed(isa, "QGMM_MAX_ISA");
+  if (limit < 0 && (text == nullptr || *text == '\0')) return BestIsa();
+  std::string names, numbers;
+  for (Isa isa : MachineIsas()) {
+    if (limit >= 0 ? limit == static_cast<int>(isa) : std::strcmp(text, Name(isa)) == 0) return isa;
+    names += (names.empty() ? "" : ", ") + std::string(Name(isa));
+    numbers += (numbers.empty() ? "" : ", ") + std::to_string(static_cast<int>(isa)) + " " + Name(isa);
   }
-  RefuseSetting(std::string("QGMM_MAX_ISA must be ") + kIsaNames + "; got " + text);
+  if (limit >= 0) {
+    RefuseSetting("Context::max_isa must be an Isa that this machine has (" + numbers + "); got " + std::to_string(limit));
+  }
+  RefuseSetting("QGMM_MAX_ISA must be what this machine has (" + names + "); got " + text);
 }
 
-const Kernel& ChooseKernel(Product product, int64_t slice, int64_t k, int64_t rows, Isa isa) {
+const Kernel& ChooseKernel(Product product, int64_t slice, int64_t k, int64_t rows, Isa isa, Certificate certificate) {
   const Kernel* best = nullptr;
   for (const Kernel* kernel : kTable) {
-    if (kernel->product != product || kernel->isa > isa || kernel->min_rows > rows) continue;
-    if (slice != k && slice % kernel->slice_step != 0) continue;
+    if (kernel->product != product || kernel->isa > isa || !HasIsa(kernel->isa) || kernel->min_rows > rows) continue;
+    if (kernel->needs > certificate || (slice != k && slice % kernel->slice_step != 0)) continue;
     best = kernel;
   }
   return *best;

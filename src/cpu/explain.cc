@@ -114,9 +114,11 @@ std::string MachineReport(Context& context) {
   for (const Kernel* kernel : KernelTable()) {
     if (kernel->isa <= isa) rows.push_back(kernel->name);
   }
+  std::vector<std::string> isas;
+  for (Isa each : MachineIsas()) isas.push_back(qgmm::Name(each));
   Json json;
   json.Add("version", QGMM_VERSION).Add("compiler", __VERSION__).Add("features", Features());
-  json.Add("isa_best", qgmm::Name(BestIsa())).Add("isa", qgmm::Name(isa));
+  json.Add("isas", isas).Add("isa_best", qgmm::Name(BestIsa())).Add("isa", qgmm::Name(isa));
   json.Add("isa_why", isa == BestIsa() ? "the best that qgmm has kernels for on this machine"
                                        : "limited by QGMM_MAX_ISA or Context::max_isa");
   json.Add("team", context.parallel_for ? "the caller's pool" : DefaultTeam().name);

@@ -12,12 +12,19 @@
 
 namespace qgmm::cpu {
 
-/// acc[i * kPairColumns + j] (+)= sum over k of x[i][k] * w[k][j], for i < rows <= tile_m, j < 16. int32 modulo 2^32;
-/// kFloat: fp32 fma, k ascending in one lane per output.
+/// What is known of a panel's bytes (docs/packing.md): kPairs, kQuads: vpmaddubsw of x + 128 cannot saturate, alone or
+/// two steps added. Each promise holds what those before it promise.
+enum class Certificate : uint8_t { kNone, kPairs, kQuads };
+inline constexpr int kCertificates = 3;
+
+/// acc[i * kPairColumns + j] (+)= sum over k of x[i][k] * w[k][j], for i < rows <= tile_m, j < 16 * panels. int32 modulo
+/// 2^32; kFloat: fp32 fma, k ascending in one lane per output.
 struct GemmArgs {
   const void* x;         // row tile of packed x at the first k
   ptrdiff_t x_stride;    // packed elements from row to row
-  const uint8_t* w;      // lines of one panel, as packed or as `widen` left them, at the line that holds the first k
+  const uint8_t* w[2];   // lines of a panel, as packed or as `widen` left them, at the line that holds the first k; the
+                         // second one only for kernels of two panels, whose outputs are columns 16..31 of acc
+  const int32_t* column_sums[2];  // of the panels' bytes over the whole k, 16 each; kernels that need a certificate
   const int32_t* row_sums;     // sum of x over the slice, one per row, `row_sums_stride` apart: takes out what was added
                                // to weights to make them unsigned; null unless the kernel asks for it
   ptrdiff_t row_sums_stride;
@@ -51,7 +58,10 @@ struct Kernel {
   const char* name;
   Isa isa;
   Product product;
+  Certificate needs = Certificate::kNone;  // of every panel it multiplies
+  int panels = 1;  // per call: 1, or both of a pair
   int tile_m;      // rows per call, at most
+  int row_step = 1;  // packed x and acc hold a multiple of so many rows; what the rows behind the last hold is ignored
   int min_rows;    // rows of a block from which this row is preferred
   int slice_step;  // slices shorter than k must be multiples of it
   int k_block;     // most k per call when a block has several row tiles; 0: all
@@ -61,14 +71,18 @@ struct Kernel {
   int widened_bytes;  // bytes per line after `widen`; 0: lines are read as packed
   WidenFn widen;
   GemmFn gemm;
+  void (*enter)() = nullptr;  // called by a thread before the first gemm of a task and after the last: tile registers
+  void (*leave)() = nullptr;
 };
 
 /// All rows of kernels.inc that were compiled in, slowest first.
 std::span<const Kernel* const> KernelTable();
 
-/// The last row that can run: its ISA is at most `isa`, its product is `product`, `slice` (of k in all) fits its step,
-/// `rows` (of the block) reach its minimum. There is always one: the scalar rows take everything.
-const Kernel& ChooseKernel(Product product, int64_t slice, int64_t k, int64_t rows, Isa isa);
+/// The last row that can run: the machine has its ISA, which is at most `isa`, its product is `product`, `slice` (of k in
+/// all) fits its step, `rows` (of the block) reach its minimum, and panels have the certificate it needs. There is always
+/// one: the scalar rows take everything.
+const Kernel& ChooseKernel(Product product, int64_t slice, int64_t k, int64_t rows, Isa isa,
+                           Certificate certificate = Certificate::kNone);
 
 /// One strip of finished sums (rows x one pair of panels) on its way to the result.
 struct StripArgs {
@@ -111,6 +125,11 @@ struct Stages {
   void (*exp_silu)(const float* t, int count, float* exp, float* silu);
 };
 const Stages& StagesFor(Isa isa);
+
+bool HasIsa(Isa isa);
+
+/// Every ISA that this machine has, weakest first.
+std::span<const Isa> MachineIsas();
 
 /// The best ISA this machine has; `limit` (Context::max_isa), then QGMM_MAX_ISA lower it. Asking for more than the
 /// machine has is refused (InvalidArgument).

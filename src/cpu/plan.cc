@@ -67,6 +67,7 @@ void AddBlocks(const Problem& p, const RowRange& range, const Caches& caches, Pl
     block.rows = static_cast<int>(std::min(rows, range.end - row));
     block.packed_rows = block.rows + (plan.assist_row ? 1 : 0);
     block.kernel = &ChooseKernel(p.product, p.slice, p.k, block.packed_rows, plan.isa);
+    block.padded_rows = static_cast<int>(RoundUp(block.packed_rows, block.kernel->row_step));
     block.k_block = KBlockOf(p, *block.kernel, block.packed_rows);
     block.tasks = 1;
     block.results = block.row_max = -1;
@@ -139,13 +140,13 @@ void LayOutScratch(const Problem& p, Plan& plan) {
   ScratchLayout need;
   for (const RowBlock& b : plan.blocks) {
     const Kernel& kernel = *b.kernel;
-    const int64_t strip = std::min<int64_t>(StripRows(kernel), b.packed_rows);
-    const int64_t acc_rows = b.k_block < p.k ? int64_t{b.packed_rows} * plan.span : strip;
+    const int64_t strip = std::min<int64_t>(StripRows(kernel), b.padded_rows);
+    const int64_t acc_rows = b.k_block < p.k ? int64_t{b.padded_rows} * plan.span : strip;
     const int64_t lines = CeilDiv(b.k_block, LineK(p.w.dtype)) + 1;
     const auto raise = [](size_t& part, int64_t bytes) {
       part = std::max(part, static_cast<size_t>(RoundUp(bytes, 64)));
     };
-    raise(need.packed_x, b.packed_rows * PackedStride(p.k, kernel) * kernel.x_bytes);
+    raise(need.packed_x, b.padded_rows * PackedStride(p.k, kernel) * kernel.x_bytes);
     if (kernel.row_sums) raise(need.row_sums, b.packed_rows * slices * 4);
     raise(need.x_sums, b.packed_rows * 4);
     raise(need.acc, acc_rows * kPairColumns * 4);

@@ -18,6 +18,7 @@ struct RowBlock {
   int64_t expert, first_row;
   int rows;                 // of x, at most 256
   int packed_rows;          // rows, plus the row of eights in front when there is an assist matrix
+  int padded_rows;          // packed_rows, up to a multiple of the kernel's row_step
   const Kernel* kernel;
   int64_t k_block;          // k elements per pass over the block's strips: whole slices, or a part of one
   int tasks;                // 1: whole, results stay in the worker's scratch; more: split over pairs

@@ -36,7 +36,7 @@ uint32_t* Worker::RowMax(const RowBlock& b, int index) const {
 
 /// Where a strip's accumulators start: with several stretches of k those of all strips and pairs of the span wait.
 int64_t Worker::AccRow(const RowBlock& b, int pair, int row, int strip_row) const {
-  return b.k_block < p_.k ? int64_t{pair} * b.packed_rows + row : strip_row;
+  return b.k_block < p_.k ? int64_t{pair} * b.padded_rows + row : strip_row;
 }
 
 void Worker::PackX(const RowBlock& b) {
@@ -132,7 +132,7 @@ void Worker::PlanPrefetch(const RowBlock& b, const Task& task, int64_t pair, int
     if (++pair >= task.first_pair + task.pairs) return;
   }
   const int64_t lines = LinesOf(std::min(b.k_block, p_.k - next_k), p_.w.dtype);
-  const int64_t calls = 2 * ((b.packed_rows + b.kernel->tile_m - 1) / b.kernel->tile_m);
+  const int64_t calls = 2 / b.kernel->panels * ((b.packed_rows + b.kernel->tile_m - 1) / b.kernel->tile_m);
   prefetch_ = {{nullptr, nullptr}, 2 * lines, 0, (2 * lines + calls - 1) / calls};
   for (int h = 0; h < 2; ++h) {
     prefetch_.panel[h] = PanelAt(p_.w.packed, b.expert, 2 * pair + h) + next_k / LineK(p_.w.dtype) * kLineBytes;
@@ -158,6 +158,7 @@ void Worker::Multiply(const Task& task) {
   }
   const int strip = StripRows(*b.kernel);
   const int64_t end = task.first_pair + task.pairs;
+  if (b.kernel->enter) b.kernel->enter();
   for (int64_t first = task.first_pair; first < end; first += plan_.span) {
     const int pairs = static_cast<int>(std::min<int64_t>(plan_.span, end - first));
     const int64_t place = (first - task.first_pair) % kScalePairs;
@@ -183,6 +184,7 @@ void Worker::Multiply(const Task& task) {
       }
     }
   }
+  if (b.kernel->leave) b.kernel->leave();
 }
 
 /// Every slice, or part of one, that the stretch holds; where a slice ends its sums are folded. No division inside: a slice
@@ -214,8 +216,9 @@ void Worker::MultiplySlice(const RowBlock& b, const PairLines& lines, int row, i
   args.k = static_cast<int>(k);
   args.k_offset = static_cast<int>(int4 ? first_k % 8 : first_k % 4);
   args.add = first_k != slice * p_.slice;
-  for (int h = 0; h < 2; ++h) {
-    args.w = lines.panel[h] + line * line_bytes;
+  for (int h = 0; h < 2; h += kernel.panels) {
+    args.w[0] = lines.panel[h] + line * line_bytes;
+    if (kernel.panels == 2) args.w[1] = lines.panel[1] + line * line_bytes;
     for (int r = 0; r < rows; r += kernel.tile_m) {
       args.rows = std::min(kernel.tile_m, rows - r);
       args.x = At<std::byte>(plan_.scratch.packed_x) + ((row + r) * args.x_stride + first_k) * kernel.x_bytes;

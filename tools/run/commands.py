@@ -33,11 +33,10 @@ def _set_up(*, tests: bool = False, bench: bool = False, presets: tuple[tuple[st
 
 def _lesser_isas() -> list[str]:
     """Below the machine's best, weakest first; every test runs with the best, the operators' own with these too."""
-    best = output_of([VENV_PYTHON, "-c", "import qgmm; print(qgmm.machine()['isa_best'])"])
-    if best is None:
+    isas = output_of([VENV_PYTHON, "-c", "import qgmm; print(*qgmm.machine()['isas'])"])
+    if isas is None:
         raise Failure("the qgmm of .qgmm/venv does not import; ./run python -c 'import qgmm' says why")
-    order = ["scalar", "avx2", "avx512vnni"]
-    return order[:order.index(best)]
+    return isas.split()[:-1]
 
 
 def _no_arguments(name: str, words: list[str]) -> None:

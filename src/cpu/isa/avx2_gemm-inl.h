@@ -84,7 +84,7 @@ struct GemmWide {
     Sums<kRows> sums;
     sums.Start(a);
     const int16_t* x = static_cast<const int16_t*>(a.x);
-    const uint8_t* w = a.w;
+    const uint8_t* w = a.w[0];
     for (int k = 0; k < a.k; k += 4, w += kLineBytes, x += 4) {
       PrefetchAhead(w);
       const __m256i v0 = Load32(w), v1 = Load32(w + 32);
@@ -122,7 +122,7 @@ struct GemmShorts {
     Sums<kRows> sums;
     sums.Start(a);
     const int16_t* x = static_cast<const int16_t*>(a.x);
-    const uint8_t* w = a.w;
+    const uint8_t* w = a.w[0];
     const int steps = (a.k + 3) / 4 * 2;
     for (int q = 0; q < steps; ++q, w += 64, x += 2) {
       const __m256i b0 = Load32(w), b1 = Load32(w + 32);
@@ -185,7 +185,7 @@ struct GemmInt4 {
     s.Start(a);
     const __m256i low = _mm256_set1_epi8(15);
     const int8_t* x = static_cast<const int8_t*>(a.x);
-    const uint8_t* w = a.w;
+    const uint8_t* w = a.w[0];
     const int lines = (a.k + 7) / 8;
     for (int l = 0; l < lines;) {
       const int end = l + 4 < lines ? l + 4 : lines;
@@ -249,7 +249,7 @@ struct GemmFloat {
     FloatSums<kRows> s;
     s.Start(a);
     const float* x = static_cast<const float*>(a.x);
-    const uint8_t* w = a.w;
+    const uint8_t* w = a.w[0];
     for (int k = 0; k < a.k; k += 4, w += kLineBytes, x += 4) {
       PrefetchAhead(w);
       const __m256i v0 = Load32(w), v1 = Load32(w + 32);
@@ -286,7 +286,7 @@ struct GemmFloats {
     FloatSums<kRows> s;
     s.Start(a);
     const float* x = static_cast<const float*>(a.x);
-    const float* w = reinterpret_cast<const float*>(a.w);
+    const float* w = reinterpret_cast<const float*>(a.w[0]);
     const int steps = (a.k + 3) / 4 * 4;
     for (int k = 0; k < steps; ++k, w += kPanelColumns, ++x) s.Step(a, x, _mm256_loadu_ps(w), _mm256_loadu_ps(w + 8));
     s.Finish(a);

@@ -64,7 +64,7 @@ struct GemmInt8 {
     sums.Start(a);
     const __m512i flip = _mm512_set1_epi8(-128);
     const int8_t* x = static_cast<const int8_t*>(a.x);
-    const uint8_t* w = a.w;
+    const uint8_t* w = a.w[0];
     for (int k = 0; k < a.k; k += 4, w += kLineBytes, x += 4) sums.Step(a, x, _mm512_xor_si512(LoadLine(w), flip));
     sums.Finish(a);
   }
@@ -80,7 +80,7 @@ struct GemmInt4 {
     sums.Start(a);
     const __m512i low = _mm512_set1_epi8(15);
     const int8_t* x = static_cast<const int8_t*>(a.x);
-    const uint8_t* w = a.w;
+    const uint8_t* w = a.w[0];
     for (int k = 0; k < a.k; k += 8, w += kLineBytes, x += 8) {
       const __m512i v = LoadLine(w);
       sums.Step(a, x, _mm512_and_si512(v, low));
@@ -107,7 +107,7 @@ struct GemmFloat {
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) c[i] = a.add ? _mm512_loadu_ps(acc + i * kPairColumns) : _mm512_setzero_ps();
     const float* x = static_cast<const float*>(a.x);
-    const uint8_t* w = a.w;
+    const uint8_t* w = a.w[0];
     const auto step = [&](const float* at, __m512 weights) __attribute__((always_inline)) {
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) c[i] = _mm512_fmadd_ps(_mm512_set1_ps(at[i * a.x_stride]), weights, c[i]);

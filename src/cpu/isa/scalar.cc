@@ -31,7 +31,7 @@ void GemmIntegers(const GemmArgs& a) {
     for (int c = 0; c < kPanelColumns; ++c) sum[c] = a.add ? static_cast<uint32_t>(acc[c]) : 0;
     for (int k = 0; k < a.k; ++k) {
       for (int c = 0; c < kPanelColumns; ++c) {
-        sum[c] += static_cast<uint32_t>(x[k] * Weight<kProduct>(a.w, a.k_offset + k, c));
+        sum[c] += static_cast<uint32_t>(x[k] * Weight<kProduct>(a.w[0], a.k_offset + k, c));
       }
     }
     for (int c = 0; c < kPanelColumns; ++c) acc[c] = static_cast<int32_t>(sum[c]);
@@ -45,7 +45,7 @@ void GemmFloats(const GemmArgs& a) {
     for (int c = 0; c < kPanelColumns; ++c) {
       float sum = a.add ? acc[c] : 0.0f;
       for (int k = 0; k < a.k; ++k) {
-        sum = std::fma(x[k], static_cast<float>(Weight<Product::kFloat>(a.w, a.k_offset + k, c)), sum);
+        sum = std::fma(x[k], static_cast<float>(Weight<Product::kFloat>(a.w[0], a.k_offset + k, c)), sum);
       }
       acc[c] = sum;
     }
