@@ -33,10 +33,8 @@ def test_max_isa_with_a_bad_value_gives_a_sentence():
     outputs = subprocesses.outputs_by_value("QGMM_MAX_ISA", [*BAD_ISAS, ""], CALL)
     assert '"kernels"' in outputs.pop("")  # empty counts as unset
     for value, text in outputs.items():
-        assert text.startswith("ValueError [") and f"QGMM_MAX_ISA must be what this machine has ({', '.join(qgmm.machine()['isas'])}); got {value}" in text, (
-            value,
-            text,
-        )
+        sentence = f"QGMM_MAX_ISA must be what this machine has ({', '.join(qgmm.machine()['isas'])}); got {value}"
+        assert text.startswith("ValueError [") and sentence in text, (value, text)
 
 
 def test_num_threads_with_a_bad_value_gives_a_sentence():
