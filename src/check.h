@@ -18,6 +18,7 @@ Problem Checked(const GroupedMatmulArgs& args);
 
 /// pack_weight: weights of any accepted form -> plain Weights (paired = swiglu).
 Weights Checked(const PackArgs& args);
+void CheckCertify(const PackedWeight& weight, Certification certify, double max_residuals);
 
 /// dynamic_quant, ready to run.
 struct DynamicQuantProblem {

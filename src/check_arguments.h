@@ -28,7 +28,6 @@ struct Call {
 };
 
 inline constexpr int64_t kMaxExperts = 1024;
-inline constexpr int64_t kMaxIntegerK = 131071;  // 131,071 products of -128 * -128 still fit int32
 
 enum class Need { kRequired, kOptional };
 

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // pack_weight, and bytes that claim to be packed weights.
+#include <string>
+
 #include "check.h"
 #include "check_arguments.h"
 #include "check_refuse.h"
@@ -30,7 +32,26 @@ void CheckPlane(const Call& call, const WeightArgument& weight) {
   }
 }
 
+void CheckCertification(const char* operation, DType dtype, int64_t k, Certification certify, double max_residuals) {
+  if (certify == Certification::kYes && dtype != DType::kInt8) {
+    QGMM_REFUSE(operation, "certify must not be True for int4 weights: no kernel of theirs needs certificates");
+  }
+  if (certify == Certification::kYes && k > kMaxIntegerK) {
+    QGMM_REFUSE(operation, "certify must not be True for k above ", kMaxIntegerK, "; got k ", k);
+  }
+  if (!(max_residuals > 0 && max_residuals <= 1)) {
+    QGMM_REFUSE(operation, "max_residuals must be above 0 and at most 1; got ", std::to_string(max_residuals));
+  }
+}
+
 }  // namespace
+
+void CheckCertify(const PackedWeight& weight, Certification certify, double max_residuals) {
+  PackedWeight header;
+  const std::string violation = ReadHeader(weight.data, weight.bytes, &header);
+  if (!violation.empty()) QGMM_REFUSE("PackedWeight", "data must ", violation);
+  CheckCertification("PackedWeight", weight.dtype(), weight.k, certify, max_residuals);
+}
 
 Weights Checked(const PackArgs& args) {
   const PackedWeight none;
@@ -45,6 +66,8 @@ Weights Checked(const PackArgs& args) {
     CheckWeight(call, stage, weight);
     if (stage == Stage::kShape) CheckPlane(call, weight);
   }
+  const DType dtype = weight.int4() ? DType::kInt4 : DType::kInt8;
+  CheckCertification("pack_weight", dtype, call.k, args.certify, args.max_residuals);
   return MakeWeights(call, weight);
 }
 

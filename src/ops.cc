@@ -47,9 +47,31 @@ std::string Explain(const GroupedMatmulArgs& args, Context& context) { return cp
 
 std::string MachineReport(Context& context) { return cpu::MachineReport(context); }
 
-int64_t PackedBytes(const PackArgs& args) { return cpu::PackedBytes(Checked(args)); }
+namespace {
+
+int64_t ResidualCapacity(const Weights& weights, const PackArgs& args) {
+  return cpu::ResidualCapacity(weights.dtype, weights.k, args.certify, args.max_residuals);
+}
+
+}  // namespace
+
+int64_t PackedBytes(const PackArgs& args) {
+  const Weights weights = Checked(args);
+  return cpu::PackedBytes(weights, ResidualCapacity(weights, args));
+}
 PackedWeight Pack(const PackArgs& args, uint8_t* out, Context& context) {
-  return cpu::Pack(Checked(args), out, context);
+  const Weights weights = Checked(args);
+  return cpu::Pack(weights, ResidualCapacity(weights, args), out, context);
+}
+
+int64_t CertifiedBytes(const PackedWeight& weight, Certification certify, double max_residuals) {
+  CheckCertify(weight, certify, max_residuals);
+  return cpu::CertifiedBytes(weight, cpu::ResidualCapacity(weight.dtype(), weight.k, certify, max_residuals));
+}
+PackedWeight Certify(const PackedWeight& weight, uint8_t* out, Context& context, Certification certify,
+                     double max_residuals) {
+  CheckCertify(weight, certify, max_residuals);
+  return cpu::Certify(weight, cpu::ResidualCapacity(weight.dtype(), weight.k, certify, max_residuals), out, context);
 }
 
 const char* Version() { return QGMM_VERSION; }

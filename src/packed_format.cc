@@ -9,15 +9,14 @@ namespace qgmm {
 namespace {
 
 constexpr char kMagic[8] = {'q', 'g', 'm', 'm', 'p', 'a', 'c', 'k'};
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr int64_t kMaxExperts = 1024, kMaxSide = int64_t{1} << 40;
 
 int SignedNibble(uint32_t nibble) { return static_cast<int>((nibble & 15) ^ 8) - 8; }
 
 }  // namespace
 
-PackedHeader MakeHeader(Layout layout, int64_t e, int64_t k, int64_t n) {
-  const DType dtype = layout >= Layout::kCpuInt4 ? DType::kInt4 : DType::kInt8;
+PackedHeader MakeHeader(Layout layout, int64_t e, int64_t k, int64_t n, int64_t residual_capacity) {
   PackedHeader header = {};
   std::memcpy(header.magic, kMagic, sizeof(kMagic));
   header.version = kVersion;
@@ -25,10 +24,9 @@ PackedHeader MakeHeader(Layout layout, int64_t e, int64_t k, int64_t n) {
   header.e = e;
   header.k = k;
   header.n = n;
-  const int64_t panels = e * 2 * Pairs(n);
-  header.panels_offset = kHeaderBytes;
-  header.column_sums_offset = header.panels_offset + panels * PanelBytes(dtype, k);
-  header.bytes = header.column_sums_offset + panels * kPanelColumns * static_cast<int64_t>(sizeof(int32_t));
+  header.residual_capacity = residual_capacity;
+  header.bytes = residual_capacity == 0 ? header.certificates_offset()
+                                        : header.residuals_offset() + header.panels() * residual_capacity * 4;
   return header;
 }
 
@@ -38,7 +36,7 @@ std::string ReadHeader(const uint8_t* data, int64_t bytes, PackedWeight* weight)
   std::memcpy(&header, data, sizeof(header));
   if (std::memcmp(header.magic, kMagic, sizeof(kMagic)) != 0)
     return "start with the header that pack_weight writes; got other bytes";
-  if (header.version != kVersion) return "have format version 1; got " + std::to_string(header.version);
+  if (header.version != kVersion) return "have format version 2; got " + std::to_string(header.version);
   if (header.layout < 1 || header.layout > 4) return "have a CPU layout, 1 to 4; got " + std::to_string(header.layout);
   const Layout layout = static_cast<Layout>(header.layout);
   const bool int4 = layout >= Layout::kCpuInt4,
@@ -50,8 +48,12 @@ std::string ReadHeader(const uint8_t* data, int64_t bytes, PackedWeight* weight)
     return "have sensible sizes; got e " + std::to_string(header.e) + ", k " + std::to_string(header.k) + ", n " +
            std::to_string(header.n);
   }
-  const PackedHeader expected = MakeHeader(layout, header.e, header.k, header.n);
-  if (std::memcmp(&expected, &header, sizeof(header)) != 0) return "have the offsets of its sizes; got others";
+  if (header.residual_capacity < 0 || header.residual_capacity > PaddedK(header.k) * kPanelColumns ||
+      (header.residual_capacity > 0 && (int4 || header.k > kMaxResidualK))) {
+    return "have residual lists that fit its panels; got a capacity of " + std::to_string(header.residual_capacity);
+  }
+  const PackedHeader expected = MakeHeader(layout, header.e, header.k, header.n, header.residual_capacity);
+  if (std::memcmp(&expected, &header, sizeof(header)) != 0) return "have the size of its sizes; got others";
   if (bytes != expected.bytes) {
     return "be " + std::to_string(expected.bytes) + " bytes long by its header; got " + std::to_string(bytes);
   }
@@ -66,12 +68,44 @@ PanelSpan ColumnsOf(int64_t panel, int64_t n, bool paired) {
   return {within + (paired ? panel % 2 * width : 0), columns};
 }
 
+Promises::Promises(const PackedWeight& weight) {
+  PackedHeader header;
+  std::memcpy(&header, weight.data, sizeof(header));
+  certificates_ = weight.data + header.certificates_offset();
+  residuals_ = weight.data + header.residuals_offset();
+  panels_ = 2 * Pairs(weight.n);
+  capacity_ = header.residual_capacity;
+}
+
+PanelPromise Promises::Of(int64_t expert, int64_t panel) const {
+  if (!given()) return {};
+  const int64_t index = expert * panels_ + panel;
+  uint32_t words[2];  // certificate, count
+  std::memcpy(words, certificates_ + index * 8, sizeof(words));
+  if (words[0] >= static_cast<uint32_t>(kCertificates) || words[1] > capacity_) return {};
+  return {static_cast<Certificate>(words[0]), static_cast<int>(words[1]), residuals_ + index * capacity_ * 4};
+}
+
 int At(const PackedWeight& weight, int64_t e, int64_t k, int64_t j) {
   const PanelColumn place = Place(j, weight.n, weight.paired());
   const int line_k = LineK(weight.dtype());
   const uint8_t* line = PanelAt(weight, e, place.panel) + k / line_k * kLineBytes;
   const uint8_t byte = line[place.column * 4 + k % 4];
-  if (weight.dtype() == DType::kInt8) return static_cast<int8_t>(byte);
+  if (weight.dtype() == DType::kInt8) {
+    const PanelPromise promise = Promises(weight).Of(e, place.panel);
+    const uint32_t wanted = MakeResidual(k, place.column, 0);
+    int first = 0, end = promise.count;  // the first entry at or behind (k, column)
+    while (first < end) {
+      const int middle = (first + end) / 2;
+      if (promise.At(middle) < wanted) {
+        first = middle + 1;
+      } else {
+        end = middle;
+      }
+    }
+    const bool found = first < promise.count && promise.At(first) >> 8 == wanted >> 8;
+    return static_cast<int8_t>(byte) + (found ? ResidualValue(promise.At(first)) : 0);
+  }
   return (k % 8 < 4 ? byte & 15 : byte >> 4) - 8;
 }
 

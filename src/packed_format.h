@@ -4,9 +4,12 @@
 //   line    16 columns x 4 consecutive k = 64 bytes: byte c * 4 + k % 4 (int4: 8 k, low nibble for k % 8 < 4)
 //   panel   16 columns, all their lines contiguous, k padded with zeros to a multiple of 64
 //   pair    panels 2i and 2i + 1: columns 32i .. 32i + 31, or, paired, 16 gate columns and their 16 up columns
-//   bytes   header (64) | panels [e][P] | column sums int32 [e][P][16] of the weights
+//   bytes   header (64) | panels [e][P] | column sums int32 [e][P][16] of the bytes
+//           and, if certified, certificates [e][P] | residual lists [e][P][capacity]
+//   weight  the byte, plus its residue if the panel's list has one
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -26,16 +29,72 @@ inline int64_t Pairs(int64_t n) { return (n + kPairColumns - 1) / kPairColumns; 
 inline int LineK(DType dtype) { return dtype == DType::kInt4 ? 8 : 4; }
 inline int64_t PanelBytes(DType dtype, int64_t k) { return PaddedK(k) / LineK(dtype) * kLineBytes; }
 
+/// What is known of a panel's bytes: kPairs, kQuads: vpmaddubsw of x + 128 cannot saturate, alone or two steps added
+/// (docs/packing.md). Each promise holds what those before it promise.
+enum class Certificate : uint8_t { kNone, kPairs, kQuads };
+inline constexpr int kCertificates = 3;
+
 struct PackedHeader {
   char magic[8];
   uint32_t version;
   int32_t layout;
   int64_t e, k, n;
-  int64_t panels_offset, column_sums_offset, bytes;  // from the start of the header
+  int64_t residual_capacity;  // places in every panel's residual list; 0: no certificates
+  int64_t bytes;              // of everything
+  int64_t reserved;           // 0
+
+  int64_t panels() const { return e * 2 * Pairs(n); }
+  DType dtype() const { return layout >= static_cast<int32_t>(Layout::kCpuInt4) ? DType::kInt4 : DType::kInt8; }
+  int64_t column_sums_offset() const { return kHeaderBytes + panels() * PanelBytes(dtype(), k); }
+  int64_t certificates_offset() const { return column_sums_offset() + panels() * kPanelColumns * 4; }
+  int64_t residuals_offset() const { return certificates_offset() + panels() * 8; }
 };
 static_assert(sizeof(PackedHeader) == kHeaderBytes);
 
-PackedHeader MakeHeader(Layout layout, int64_t e, int64_t k, int64_t n);
+PackedHeader MakeHeader(Layout layout, int64_t e, int64_t k, int64_t n, int64_t residual_capacity = 0);
+
+/// A residual list's entry: which weight of the panel, and what its byte lacks. Entries sort by k, then by column.
+inline constexpr int64_t kMaxResidualK = int64_t{1} << 20;
+inline uint32_t MakeResidual(int64_t k, int column, int residue) {
+  return static_cast<uint32_t>(k) << 12 | static_cast<uint32_t>(column) << 8 | (static_cast<uint32_t>(residue) & 255u);
+}
+inline int64_t ResidualK(uint32_t residual) { return residual >> 12; }
+inline int ResidualColumn(uint32_t residual) { return static_cast<int>(residual >> 8 & 15); }
+inline int ResidualValue(uint32_t residual) { return static_cast<int8_t>(residual & 255u); }
+
+/// Certificate and list of one panel. Bytes may be anybody's: numbers that make no sense become no certificate, no list.
+struct PanelPromise {
+  Certificate certificate = Certificate::kNone;
+  int count = 0;
+  const uint8_t* residuals = nullptr;  // uint32 each, at any address
+
+  uint32_t At(int i) const {
+    uint32_t residual;
+    __builtin_memcpy(&residual, residuals + 4 * static_cast<ptrdiff_t>(i), sizeof(residual));
+    return residual;
+  }
+};
+
+/// The certificates of one PackedWeight, found once.
+class Promises {
+ public:
+  Promises() = default;
+  explicit Promises(const PackedWeight& weight);
+
+  bool given() const { return capacity_ > 0; }
+  PanelPromise Of(int64_t expert, int64_t panel) const;
+  /// Fetches what Of and the list's first entries will read.
+  void Prefetch(int64_t expert, int64_t panel) const {
+    const int64_t index = expert * panels_ + panel;
+    __builtin_prefetch(certificates_ + index * 8);
+    __builtin_prefetch(residuals_ + index * capacity_ * 4);
+  }
+
+ private:
+  const uint8_t* certificates_ = nullptr;
+  const uint8_t* residuals_ = nullptr;
+  int64_t panels_ = 0, capacity_ = 0;
+};
 
 /// Validates the header and the size; empty string, or what is wrong, as the rest of a sentence.
 std::string ReadHeader(const uint8_t* data, int64_t bytes, PackedWeight* weight);
@@ -57,6 +116,12 @@ struct PanelSpan {
   int columns;
 };
 PanelSpan ColumnsOf(int64_t panel, int64_t n, bool paired);
+
+/// Sums over k of the bytes of a panel's columns, int32 [16] at any address.
+inline const uint8_t* ColumnSumsAt(const PackedWeight& w, int64_t expert, int64_t panel) {
+  const int64_t panels = 2 * Pairs(w.n);
+  return w.data + kHeaderBytes + w.e * panels * PanelBytes(w.dtype(), w.k) + (expert * panels + panel) * kPanelColumns * 4;
+}
 
 inline const uint8_t* PanelAt(const PackedWeight& w, int64_t expert, int64_t panel) {
   return w.data + kHeaderBytes + (expert * 2 * Pairs(w.n) + panel) * PanelBytes(w.dtype(), w.k);

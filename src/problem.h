@@ -19,6 +19,8 @@
 
 namespace qgmm {
 
+inline constexpr int64_t kMaxIntegerK = 131071;  // 131,071 products of -128 * -128 still fit int32
+
 /// How one slice of k is summed: exactly in int32 (modulo 2^32), or in fp32 by fma, k ascending in one lane.
 enum class Product : uint8_t { kInt8, kInt4, kFloat };
 

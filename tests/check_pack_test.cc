@@ -2,7 +2,9 @@
 // src/check_pack.cc: pack_weight, and bytes that claim to be packed weights.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <limits>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -37,6 +39,39 @@ TEST(CheckPack, Forms) {
             "[pack_weight] weight must be on cpu; got cuda:2 (this build has no CUDA)");
   EXPECT_EQ(PackRefusal(View(nullptr, kI8, {8, 16, 16})),
             "[pack_weight] weight must have memory behind its elements; got a null pointer");
+}
+
+TEST(CheckPack, Certification) {
+  const auto refusal = [](const TensorView& weight, Certification certify, double share) {
+    return RefusalOf([&] { Checked(PackArgs{weight, false, certify, share}); });
+  };
+  const TensorView int8 = Expanded(kI8, {2, 16, 16});
+  EXPECT_EQ(refusal(int8, Certification::kYes, 1), "accepted");
+  EXPECT_EQ(refusal(Expanded(kI32, {2, 16, 2}), Certification::kAuto, 0.5), "accepted");
+  EXPECT_EQ(refusal(Expanded(kI32, {2, 16, 2}), Certification::kYes, 1),
+            "[pack_weight] certify must not be True for int4 weights: no kernel of theirs needs certificates");
+  EXPECT_EQ(refusal(Expanded(kI8, {2, 131072, 16}), Certification::kYes, 1),
+            "[pack_weight] certify must not be True for k above 131071; got k 131072");
+  for (const double share : {0.0, -1.0, 1.5, std::nan("")}) {
+    EXPECT_EQ(refusal(int8, Certification::kNo, share),
+              "[pack_weight] max_residuals must be above 0 and at most 1; got " + std::to_string(share));
+  }
+}
+
+TEST(CheckPack, CertifyOfPackedWeights) {
+  Packed int4(Layout::kCpuInt4, 2, 4, 16), int8(Layout::kCpuInt8, 2, 4, 16);
+  const auto refusal = [](const PackedWeight& weight, Certification certify, double share = 1) {
+    return RefusalOf([&] { CheckCertify(weight, certify, share); });
+  };
+  EXPECT_EQ(refusal(int8.view, Certification::kYes), "accepted");
+  EXPECT_EQ(refusal(int4.view, Certification::kAuto), "accepted");
+  EXPECT_EQ(refusal(int4.view, Certification::kYes),
+            "[PackedWeight] certify must not be True for int4 weights: no kernel of theirs needs certificates");
+  EXPECT_EQ(refusal(int8.view, Certification::kYes, 2),
+            "[PackedWeight] max_residuals must be above 0 and at most 1; got 2.000000");
+  int8.bytes[0] ^= 1;
+  EXPECT_EQ(refusal(int8.view, Certification::kNo),
+            "[PackedWeight] data must start with the header that pack_weight writes; got other bytes");
 }
 
 TEST(CheckPack, Sizes) {

@@ -68,7 +68,9 @@ class Round {
     }
     *list = memory.One(memory.Input(dtype, {e, k, columns}));
     if (form != 1) return;
-    const PackArgs args = {*list, paired};
+    PackArgs args = {*list, paired};
+    if (!int4) args.certify = draw.Of({Certification::kAuto, Certification::kNo, Certification::kYes});
+    args.max_residuals = draw.Of({1.0 / 256, 1.0 / 16, 1.0});
     Owned bytes(DType::kUInt8, {PackedBytes(args)});
     Context context;
     RandomTeam(draw, &context);

@@ -52,15 +52,15 @@ inline Answer ByReference(reference::Case& c) {
   return {c.y, c.y_scale};
 }
 
-/// The problem's weights packed, pairing as the finish wants it.
-inline std::vector<uint8_t> Packed(const Problem& p, PackedWeight* view) {
+/// The problem's weights packed, pairing as the finish wants it; certified if there is room for residual lists.
+inline std::vector<uint8_t> Packed(const Problem& p, PackedWeight* view, int64_t residual_capacity = 0) {
   Weights plain = p.w;
   plain.paired = p.epilogue.finish == Finish::kSwigluQuant;
-  std::vector<uint8_t> bytes(static_cast<size_t>(PackedBytes(plain)));
+  std::vector<uint8_t> bytes(static_cast<size_t>(PackedBytes(plain, residual_capacity)));
   Context context;
   context.parallel_for = Backwards;
   context.pool_size = 3;
-  *view = Pack(plain, bytes.data(), context);
+  *view = Pack(plain, residual_capacity, bytes.data(), context);
   return bytes;
 }
 
@@ -71,23 +71,30 @@ inline Answer ByKernels(reference::Case& c, Context& context) {
   return {c.y, c.y_scale};
 }
 
-/// Every ISA that runs here, plain and packed weights, 1, 2 and 7 workers: all equal to the reference.
+/// Every ISA that runs here, plain, packed and certified weights, 1, 2 and 7 workers: all equal to the reference.
 inline void ExpectEverywhere(reference::Case& c, const std::string& what) {
   const Answer expected = ByReference(c);
   const Weights plain = c.problem.w;
-  PackedWeight packed;
-  const std::vector<uint8_t> bytes = Packed(c.problem, &packed);
+  // The forms: plain; packed; certified with room for few and for all residues (int8).
+  std::vector<PackedWeight> forms(1);
+  std::vector<std::vector<uint8_t>> bytes;
+  const int64_t weights = PaddedK(c.problem.k) * kPanelColumns;
+  for (const int64_t capacity : {int64_t{0}, weights / 256, weights}) {
+    if (capacity > 0 && plain.dtype == DType::kInt4) continue;
+    forms.emplace_back();
+    bytes.push_back(Packed(c.problem, &forms.back(), capacity));
+  }
   for (const Isa isa : MachineIsas()) {
-    for (const bool pack : {false, true}) {
+    for (size_t form = 0; form < forms.size(); ++form) {
       for (const int workers : {1, 2, 7}) {
         c.problem.w = plain;
-        if (pack) c.problem.w.packed = packed;
+        if (form > 0) c.problem.w.packed = forms[form];
         Context context;
         context.parallel_for = workers == 2 ? OnThreads : Backwards;
         context.max_workers = workers;
         context.max_isa = static_cast<int>(isa);
         const Answer got = ByKernels(c, context);
-        ASSERT_TRUE(got == expected) << what << ", isa " << Name(isa) << (pack ? ", packed" : ", plain")
+        ASSERT_TRUE(got == expected) << what << ", isa " << Name(isa) << ", form " << form
                                      << ", workers " << workers;
         ASSERT_EQ(context.last_run.isa, Name(isa)) << what;
       }

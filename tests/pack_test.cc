@@ -85,14 +85,14 @@ Weights WeightsOf(const Shape& s, const Owned& tensor) {
 }
 
 /// Bytes of Pack, `shift` bytes off an aligned address, with poison around them.
-std::vector<uint8_t> PackedBytesOf(const Weights& w, int workers = 1, size_t shift = 0) {
-  const size_t bytes = static_cast<size_t>(PackedBytes(w));
+std::vector<uint8_t> PackedBytesOf(const Weights& w, int workers = 1, size_t shift = 0, int64_t residual_capacity = 0) {
+  const size_t bytes = static_cast<size_t>(PackedBytes(w, residual_capacity));
   std::vector<uint8_t> memory(bytes + 256, 0xAB);
   uint8_t* out = memory.data() + 64 + shift;
   Context context;
   context.parallel_for = workers > 1 ? OnThreads : Backwards;
   context.max_workers = workers;
-  const PackedWeight packed = Pack(w, out, context);
+  const PackedWeight packed = Pack(w, residual_capacity, out, context);
   EXPECT_EQ(packed.data, out);
   EXPECT_EQ(packed.bytes, static_cast<int64_t>(bytes));
   const auto poisoned = [](uint8_t byte) { return byte == 0xAB; };
@@ -280,7 +280,7 @@ TEST(FromBytes, DamagedHeadersAreRefused) {
             who + "be " + std::to_string(size) + " bytes long by its header; got " + std::to_string(size - 1));
   EXPECT_EQ(damaged([](PackedHeader& h) { h.magic[7] = 'K'; }),
             who + "start with the header that pack_weight writes; got other bytes");
-  EXPECT_EQ(damaged([](PackedHeader& h) { h.version = 2; }), who + "have format version 1; got 2");
+  EXPECT_EQ(damaged([](PackedHeader& h) { h.version = 1; }), who + "have format version 2; got 1");
   for (const int layout : {0, 5, -1}) {
     EXPECT_EQ(damaged([&](PackedHeader& h) { h.layout = layout; }),
               who + "have a CPU layout, 1 to 4; got " + std::to_string(layout));
@@ -295,11 +295,15 @@ TEST(FromBytes, DamagedHeadersAreRefused) {
   EXPECT_EQ(damaged([](PackedHeader& h) { h.k = INT64_MAX; }), sizes + "e 2, k 9223372036854775807, n 34");
   EXPECT_EQ(damaged([](PackedHeader& h) { h.k = h.n = int64_t{1} << 40; }),
             sizes + "e 2, k 1099511627776, n 1099511627776");
-  for (int64_t PackedHeader::* offset :
-       {&PackedHeader::panels_offset, &PackedHeader::column_sums_offset, &PackedHeader::bytes}) {
-    EXPECT_EQ(damaged([&](PackedHeader& h) { h.*offset += 64; }), who + "have the offsets of its sizes; got others");
+  for (int64_t PackedHeader::* size_field : {&PackedHeader::bytes, &PackedHeader::reserved}) {
+    EXPECT_EQ(damaged([&](PackedHeader& h) { h.*size_field += 64; }), who + "have the size of its sizes; got others");
   }
-  EXPECT_EQ(damaged([](PackedHeader& h) { h.k = 65; }), who + "have the offsets of its sizes; got others");
+  EXPECT_EQ(damaged([](PackedHeader& h) { h.k = 65; }), who + "have the size of its sizes; got others");
+  EXPECT_EQ(damaged([](PackedHeader& h) { h.residual_capacity = 1; }), who + "have the size of its sizes; got others");
+  for (const int64_t capacity : {int64_t{-1}, int64_t{64 * 16 + 1}, INT64_MAX}) {
+    EXPECT_EQ(damaged([&](PackedHeader& h) { h.residual_capacity = capacity; }),
+              who + "have residual lists that fit its panels; got a capacity of " + std::to_string(capacity));
+  }
 }
 
 }  // namespace

@@ -109,7 +109,7 @@ std::vector<uint8_t> Panels(const Case& c, bool paired, bool int4, size_t shift)
   const PackedHeader header = MakeHeader(layout, c.e, kK, kN);
   std::vector<uint8_t> bytes(shift + static_cast<size_t>(header.bytes));
   std::memcpy(bytes.data() + shift, &header, sizeof(header));
-  uint8_t* panels = bytes.data() + shift + header.panels_offset;
+  uint8_t* panels = bytes.data() + shift + kHeaderBytes;
   const int64_t padded_k = 64, panels_per_expert = 2 * ((kN + 31) / 32);
   for (int64_t i = 0; i < c.e * kK * kN; ++i) {
     const int64_t expert = i / (kK * kN), kk = i / kN % kK, j = i % kN;

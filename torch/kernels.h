@@ -50,7 +50,8 @@ std::string ExplainGroupedMatmul(const Tensor& x, const Tensors& weight, const M
 std::tuple<Tensor, Tensor> DynamicQuant(const Tensor& x, const MaybeTensor& smooth_scales,
                                         const MaybeTensor& group_index, int64_t dst_type);
 
-Tensor PackWeight(const Tensors& weight, bool swiglu);
+Tensor PackWeight(const Tensors& weight, bool swiglu, int64_t certify);
+Tensor CertifyWeight(const Tensor& data, int64_t certify);
 Tensor PackedHeader(const Tensor& data);  // int64 [4]: layout, e, k, n
 Tensor UnpackWeight(const Tensor& data, const std::vector<int64_t>& packed);
 Tensor FromFractalNz(const Tensor& data, int64_t k, int64_t n, int64_t dtype, int64_t c0, bool transposed);

@@ -34,7 +34,8 @@ QGMM_LIBRARY(QGMM_TORCH_NAMESPACE) {
   m.def(
       "dynamic_quant(Tensor x, Tensor? smooth_scales=None, Tensor? group_index=None, *, int dst_type=1) "
       "-> (Tensor, Tensor)");
-  m.def("pack_weight(Tensor[] weight, *, bool swiglu=False) -> Tensor");
+  m.def("pack_weight(Tensor[] weight, *, bool swiglu=False, int certify=-1) -> Tensor");
+  m.def("certify_weight(Tensor data, *, int certify=-1) -> Tensor");
   m.def("packed_header(Tensor data) -> Tensor");
   m.def("unpack_weight(Tensor data, int[] packed) -> Tensor");
   m.def("from_fractal_nz(Tensor data, int k, int n, int dtype, int c0=0, bool transposed=False) -> Tensor");
@@ -55,6 +56,7 @@ QGMM_LIBRARY_IMPL(QGMM_TORCH_NAMESPACE) {
   m.impl("explain_grouped_matmul", TORCH_BOX(&ExplainGroupedMatmul));
   m.impl("dynamic_quant", TORCH_BOX(&DynamicQuant));
   m.impl("pack_weight", TORCH_BOX(&PackWeight));
+  m.impl("certify_weight", TORCH_BOX(&CertifyWeight));
   m.impl("packed_header", TORCH_BOX(&PackedHeader));
   m.impl("unpack_weight", TORCH_BOX(&UnpackWeight));
   m.impl("from_fractal_nz", TORCH_BOX(&FromFractalNz));

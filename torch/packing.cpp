@@ -17,6 +17,11 @@ PackedWeight Header(const Tensor& data) {
   return FromBytes(static_cast<const uint8_t*>(view.data), view.sizes[0]);
 }
 
+// -1: as the machine's kernels want it; 0, 1: no, yes.
+Certification CertificationOf(int64_t certify) {
+  return certify < 0 ? Certification::kAuto : certify == 0 ? Certification::kNo : Certification::kYes;
+}
+
 // Sizes beyond this are no weights: the claim stays empty and the core says what is wrong.
 constexpr int64_t kLargest = int64_t{1} << 40;
 bool Plausible(const FractalNzArgs& args) {
@@ -47,11 +52,20 @@ std::vector<int64_t> StorageSizes(const FractalNzArgs& args, bool one_expert) {
 
 }  // namespace
 
-Tensor PackWeight(const Tensors& weight, bool swiglu) {
+Tensor CertifyWeight(const Tensor& data, int64_t certify) {
+  const PackedWeight weight = Header(data);
+  const Certification certification = CertificationOf(certify);
+  Tensor out = Empty({CertifiedBytes(weight, certification)}, ScalarType::Byte);
+  Certify(weight, static_cast<uint8_t*>(out.mutable_data_ptr()), ThisThread(), certification);
+  return out;
+}
+
+Tensor PackWeight(const Tensors& weight, bool swiglu, int64_t certify) {
   const Views views(weight);
   PackArgs args;
   args.weight = views.list();
   args.swiglu = swiglu;
+  args.certify = CertificationOf(certify);
   Tensor data = Empty({PackedBytes(args)}, ScalarType::Byte);
   Pack(args, static_cast<uint8_t*>(data.mutable_data_ptr()), ThisThread());
   return data;

@@ -28,9 +28,20 @@ struct PackedWeight {
   DType dtype() const { return layout >= Layout::kCpuInt4 ? DType::kInt4 : DType::kInt8; }
 };
 
+/// Whether int8 weights carry certificates: a promise per panel that makes the fastest exact kernels of AVX2 and AVX-512
+/// without VNNI possible, and lists of what the promise cost (docs/packing.md). The weights stay the same, and so do all
+/// results; other machines' kernels read such weights a little slower.
+enum class Certification : int8_t {
+  kAuto = -1,  // as the best kernels of this machine (or of QGMM_MAX_ISA) want it; int4 and k > 131071: no
+  kNo = 0,
+  kYes = 1,
+};
+
 struct PackArgs {
   TensorList weight;    // one [e, k, n] or e [k, n]: int8, or int32 [.., n / 8] holding packed int4; any strides
   bool swiglu = false;  // true: for GroupedMatmulSwigluQuant (gate columns [0, n/2), up columns [n/2, n))
+  Certification certify = Certification::kAuto;
+  double max_residuals = 1.0 / 256;  // places in a panel's list, as a share of its weights, in (0, 1]
 };
 
 /// Bytes that Pack will write. Throws InvalidArgument for what Pack would refuse.
@@ -38,6 +49,11 @@ QGMM_EXPORT int64_t PackedBytes(const PackArgs& args);
 
 /// Writes PackedBytes(args) bytes to `out` (64-byte aligned for speed) and returns the view of them.
 QGMM_EXPORT PackedWeight Pack(const PackArgs& args, uint8_t* out, Context& context);
+
+/// The same weights with certificates or without them, for bytes that come from another kind of machine; not in place.
+QGMM_EXPORT int64_t CertifiedBytes(const PackedWeight& weight, Certification certify, double max_residuals = 1.0 / 256);
+QGMM_EXPORT PackedWeight Certify(const PackedWeight& weight, uint8_t* out, Context& context, Certification certify,
+                                 double max_residuals = 1.0 / 256);
 
 /// Reads and validates the header of bytes that Pack once wrote (a file, a state_dict). Throws InvalidArgument.
 QGMM_EXPORT PackedWeight FromBytes(const uint8_t* data, int64_t bytes);

@@ -147,10 +147,16 @@ def _check_not_meta(name, argument, tensors):
 
 
 @_register("pack_weight")
-def _(weight, *, swiglu=False):
+def _(weight, *, swiglu=False, certify=-1):
     _check_not_meta("pack_weight", "weight", weight)
     # How many bytes is the packing's own affair.
     return weight[0].new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.uint8)
+
+
+@_register("certify_weight")
+def _(data, *, certify=-1):
+    _check_not_meta("PackedWeight", "data", [data])
+    return data.new_empty((torch.library.get_ctx().new_dynamic_size(),))
 
 
 @_register("packed_header")

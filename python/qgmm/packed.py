@@ -12,6 +12,13 @@ INT4_LAYOUTS = (3, 4)  # `enum class Layout` of include/qgmm/packed_weight.h: 1,
 _SWIGLU_LAYOUTS = (2, 4)
 
 
+def certification(name: str, certify: bool | None) -> int:
+    """The schemas' number: -1 for None, else 0 or 1."""
+    if certify is not None and not isinstance(certify, bool):
+        raise ValueError(f"[{name}] certify must be True, False or None; got {certify!r}")
+    return -1 if certify is None else int(certify)
+
+
 class PackedWeight:
     """Expert weights ``[e, k, n]`` reordered once by :func:`pack_weight`, for any number of calls.
 
@@ -71,6 +78,23 @@ class PackedWeight:
     def integers(self) -> list[int]:
         """``[layout, e, k, n]``, as the operators' schemas carry them beside the bytes."""
         return [self.layout, self.e, self.k, self.n]
+
+    def certified(self, certify: bool | None = None) -> PackedWeight:
+        """The same weights with certificates (True), without (False), or as this machine's kernels want them (None).
+
+        For weights that were packed on another kind of machine; ``pack_weight`` says what certificates are. Every form
+        gives the same bits.
+
+        Raises:
+            ValueError: True for int4, which has no use for them.
+
+        Example:
+            >>> import torch, qgmm
+            >>> packed = qgmm.pack_weight(torch.ones(1, 64, 32, dtype=torch.int8))
+            >>> torch.equal(packed.certified(True).unpack(), packed.certified(False).unpack())
+            True
+        """
+        return PackedWeight(ops.certify_weight(self.data, certify=certification("PackedWeight", certify)))
 
     def unpack(self) -> torch.Tensor:
         """The plain weights again: int8 ``[e, k, n]``, or int32 ``[e, k, n / 8]`` holding int4. Slow, for checking."""

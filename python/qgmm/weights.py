@@ -7,12 +7,14 @@ import torch
 
 from . import arguments
 from .library import ops
-from .packed import PackedWeight
+from .packed import PackedWeight, certification
 
 _INT4 = 16  # torch's number of quint4x2, which names int4 in the schemas
 
 
-def pack_weight(weight: torch.Tensor | list[torch.Tensor], *, swiglu: bool = False) -> PackedWeight:
+def pack_weight(
+    weight: torch.Tensor | list[torch.Tensor], *, swiglu: bool = False, certify: bool | None = None
+) -> PackedWeight:
     """Reorders expert weights once, so that calls need not do it again. The results keep their bits.
 
     Args:
@@ -20,6 +22,8 @@ def pack_weight(weight: torch.Tensor | list[torch.Tensor], *, swiglu: bool = Fal
             or of e tensors ``[k, n]``.
         swiglu: True for :func:`grouped_matmul_swiglu_quant`, which wants gate and up columns side by side; False for
             the other operators.
+        certify: int8 only. True: a promise per panel, and lists of what it cost, for the fastest exact kernels of AVX2
+            and of AVX-512 without VNNI; False: neither; None: as the best kernels of this machine want it.
 
     Returns:
         A :class:`PackedWeight`; ``weight`` may be dropped, and later changes to it have no effect.
@@ -37,7 +41,8 @@ def pack_weight(weight: torch.Tensor | list[torch.Tensor], *, swiglu: bool = Fal
     swiglu = _flag("pack_weight", "swiglu", swiglu)
     if arguments.is_only_expert(weight):
         weight = arguments.with_expert_axis(weight)
-    return PackedWeight(ops.pack_weight(arguments.tensors("pack_weight", "weight", weight), swiglu=swiglu))
+    tensors = arguments.tensors("pack_weight", "weight", weight)
+    return PackedWeight(ops.pack_weight(tensors, swiglu=swiglu, certify=certification("pack_weight", certify)))
 
 
 def _content(name: str, dtype) -> int:

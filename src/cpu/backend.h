@@ -12,8 +12,14 @@
 
 namespace qgmm::cpu {
 
-int64_t PackedBytes(const Weights& weights);
-PackedWeight Pack(const Weights& weights, uint8_t* out, Context& context);
+/// `residual_capacity`: of certify.h; 0: no certificates.
+int64_t PackedBytes(const Weights& weights, int64_t residual_capacity);
+PackedWeight Pack(const Weights& weights, int64_t residual_capacity, uint8_t* out, Context& context);
+int64_t CertifiedBytes(const PackedWeight& weight, int64_t residual_capacity);
+PackedWeight Certify(const PackedWeight& weight, int64_t residual_capacity, uint8_t* out, Context& context);
+
+/// Places in a panel's residual list: of checked arguments (kYes wants int8). 0: no certificates.
+int64_t ResidualCapacity(DType dtype, int64_t k, Certification certify, double max_residuals);
 
 void Run(const Problem& problem, Context& context);
 void Run(const DynamicQuantProblem& problem, Context& context);

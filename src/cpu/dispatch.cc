@@ -132,6 +132,7 @@ const Kernel& ChooseKernel(Product product, int64_t slice, int64_t k, int64_t ro
   for (const Kernel* kernel : kTable) {
     if (kernel->product != product || kernel->isa > isa || !HasIsa(kernel->isa) || kernel->min_rows > rows) continue;
     if (kernel->needs > certificate || (slice != k && slice % kernel->slice_step != 0)) continue;
+    if (kernel->needs != Certificate::kNone && slice != k) continue;  // column sums are of the whole k
     best = kernel;
   }
   return *best;

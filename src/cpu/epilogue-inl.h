@@ -7,6 +7,7 @@
 
 #include "cpu/kernel.h"
 #include "cpu/math-inl.h"
+#include "cpu/residual-inl.h"
 #include "numeric.h"
 
 namespace qgmm::cpu {
@@ -222,7 +223,8 @@ void ExpSilu(const float* t, int count, float* exp, float* silu) {
 
 template <class V>
 constexpr Stages MakeStages(Isa isa) {
-  return {isa, Fold<V>, FinishSwiglu<V>, FinishAffine<V>, FinishDequantize<V>, Quantize<V>, WidenRow<V>, ExpSilu<V>};
+  return {isa, Fold<V>, FinishSwiglu<V>, FinishAffine<V>, FinishDequantize<V>, Quantize<V>, WidenRow<V>, AddResiduals,
+          TransposeX, ExpSilu<V>};
 }
 
 }  // namespace

@@ -17,6 +17,19 @@ const char* Name(Product product) {
   return product == Product::kInt4 ? "int4" : "int8";
 }
 
+/// The kernels that panels of a block get, each once: by the certificates that its expert's panels have.
+std::vector<const Kernel*> KernelsOf(const Plan& plan, const RowBlock& b) {
+  std::vector<const Kernel*> kernels;
+  for (int64_t pair = 0; pair < plan.pairs; ++pair) {
+    const auto [first, second] = plan.KernelsOf(b, pair);
+    for (const Kernel* kernel : {first, second}) {
+      if (std::find(kernels.begin(), kernels.end(), kernel) == kernels.end()) kernels.push_back(kernel);
+    }
+    if (!plan.promises.given()) break;  // all alike
+  }
+  return kernels;
+}
+
 /// One object per kernel: its blocks, their rows, the stretches of k.
 std::string KernelList(const Plan& plan) {
   struct Use {
@@ -25,12 +38,14 @@ std::string KernelList(const Plan& plan) {
   };
   std::vector<Use> uses;
   for (const RowBlock& b : plan.blocks) {
-    auto found = std::find_if(uses.begin(), uses.end(), [&](const Use& u) { return u.kernel == b.kernel; });
-    if (found == uses.end()) found = uses.insert(uses.end(), {b.kernel, 0, 0, b.rows, b.rows, b.k_block});
-    ++found->blocks;
-    found->rows += b.rows;
-    found->least = std::min<int64_t>(found->least, b.rows);
-    found->most = std::max<int64_t>(found->most, b.rows);
+    for (const Kernel* kernel : KernelsOf(plan, b)) {
+      auto found = std::find_if(uses.begin(), uses.end(), [&](const Use& u) { return u.kernel == kernel; });
+      if (found == uses.end()) found = uses.insert(uses.end(), {kernel, 0, 0, b.rows, b.rows, b.k_block});
+      ++found->blocks;
+      found->rows += b.rows;
+      found->least = std::min<int64_t>(found->least, b.rows);
+      found->most = std::max<int64_t>(found->most, b.rows);
+    }
   }
   std::vector<std::string> objects;
   for (const Use& u : uses) {
@@ -56,6 +71,10 @@ std::vector<std::string> Notes(const Problem& p, const Plan& plan) {
     const int step = p.product == Product::kInt4 ? 8 : 4;
     notes.push_back("slices of " + std::to_string(p.slice) +
                     " k run on the scalar kernel: faster ones want multiples of " + std::to_string(step));
+  }
+  const bool certifiable = p.product == Product::kInt8 && p.slice == p.k && p.w.packed.given() && !plan.promises.given();
+  if (certifiable && ResidualCapacity(DType::kInt8, p.k, Certification::kAuto, 1) > 0) {
+    notes.push_back("the weights have no certificates: PackedWeight.certified() (C++ Certify) allows faster kernels");
   }
   if (p.product == Product::kFloat)
     notes.push_back("every precision runs the strict fp32 kernel: there is no other yet");

@@ -12,11 +12,6 @@
 
 namespace qgmm::cpu {
 
-/// What is known of a panel's bytes (docs/packing.md): kPairs, kQuads: vpmaddubsw of x + 128 cannot saturate, alone or
-/// two steps added. Each promise holds what those before it promise.
-enum class Certificate : uint8_t { kNone, kPairs, kQuads };
-inline constexpr int kCertificates = 3;
-
 /// acc[i * kPairColumns + j] (+)= sum over k of x[i][k] * w[k][j], for i < rows <= tile_m, j < 16 * panels. int32 modulo
 /// 2^32; kFloat: fp32 fma, k ascending in one lane per output.
 struct GemmArgs {
@@ -106,6 +101,20 @@ struct StripArgs {
   uint32_t* row_max;     // kSwigluQuant: running maximum of bits |s| per real row
 };
 
+/// Rows of a strip in transposed x: few are worth a narrow form.
+inline constexpr int kFewRows = 8, kManyRows = 64;
+
+/// acc[i * kPairColumns + c] += sum over the list's entries (k, c) of x[i][k] * residue, modulo 2^32.
+struct ResidualArgs {
+  PanelPromise promise;
+  const int8_t* x;  // [k][width]
+  int width;        // kFewRows or kManyRows
+  int rows;
+  int64_t k;
+  int32_t* acc;     // of the panel
+  int32_t* sums;    // scratch: [kPanelColumns][width]
+};
+
 /// The float side of one ISA; every function computes what its formula in docs/operators.md says, bit for bit.
 struct Stages {
   Isa isa;
@@ -121,6 +130,9 @@ struct Stages {
   void (*quantize)(const float* v, int count, float scale, DType dtype, uint8_t* q, int64_t q_stride);
   /// out[j] = f(x[j]) (* smooth[j]); returns the maximum of the bits of |out[j]|.
   uint32_t (*widen_row)(const void* x, DType dtype, int64_t stride, const float* smooth, int64_t count, float* out);
+  /// Residual lists of certified panels; and x of a strip, packed + 128, transposed for it.
+  void (*add_residuals)(const ResidualArgs&);
+  void (*transpose_x)(const uint8_t* x, int64_t x_stride, int rows, int width, int64_t k, int8_t* out);
   /// For the checksum tests of Exp and Silu, and the companions.
   void (*exp_silu)(const float* t, int count, float* exp, float* silu);
 };

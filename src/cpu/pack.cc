@@ -6,8 +6,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "cpu/backend.h"
+#include "cpu/certify.h"
 #include "cpu/team.h"
 
 namespace qgmm::cpu {
@@ -172,6 +174,24 @@ void ColumnSums(const uint8_t* panel, int64_t lines, DType dtype, int32_t* sums)
   std::memcpy(sums, total, sizeof(total));
 }
 
+/// Certificate and column sums of a panel whose lines are complete. `index`: expert * P + panel.
+void FinishPanel(const PackedHeader& header, int64_t index, uint8_t* out) {
+  const int64_t panel_bytes = PanelBytes(header.dtype(), header.k);
+  uint8_t* panel = out + kHeaderBytes + index * panel_bytes;
+  if (header.residual_capacity > 0) {
+    thread_local std::vector<uint32_t> residuals;
+    const Certificate certificate = CertifyPanel(panel, panel_bytes / kLineBytes, header.residual_capacity, &residuals);
+    const uint32_t words[2] = {static_cast<uint32_t>(certificate), static_cast<uint32_t>(residuals.size())};
+    residuals.resize(static_cast<size_t>(header.residual_capacity));  // every byte of the output is written
+    std::memcpy(out + header.certificates_offset() + index * 8, words, sizeof(words));
+    std::memcpy(out + header.residuals_offset() + index * header.residual_capacity * 4, residuals.data(),
+                residuals.size() * 4);
+  }
+  int32_t sums[kPanelColumns];
+  ColumnSums(panel, panel_bytes / kLineBytes, header.dtype(), sums);
+  std::memcpy(out + header.column_sums_offset() + index * static_cast<int64_t>(sizeof(sums)), sums, sizeof(sums));
+}
+
 /// 2 MiB pages where the system grants them on request; 4 KiB pages cost 20 % of decode.
 void AskForHugePages(uint8_t* data, int64_t bytes) {
   if (bytes < 2 * kHugePage) return;
@@ -226,15 +246,15 @@ void PackPanels(const Weights& weights, int64_t expert, int64_t first_panel, int
   }
 }
 
-int64_t PackedBytes(const Weights& w) {
+int64_t PackedBytes(const Weights& w, int64_t residual_capacity) {
   const Layout layout = w.dtype == DType::kInt4 ? Layout::kCpuInt4 : Layout::kCpuInt8;
-  return MakeHeader(layout, w.e, w.k, w.n).bytes;
+  return MakeHeader(layout, w.e, w.k, w.n, residual_capacity).bytes;
 }
 
-PackedWeight Pack(const Weights& w, uint8_t* out, Context& context) {
+PackedWeight Pack(const Weights& w, int64_t residual_capacity, uint8_t* out, Context& context) {
   const Layout layout = w.dtype == DType::kInt4 ? (w.paired ? Layout::kCpuInt4Paired : Layout::kCpuInt4)
                                                 : (w.paired ? Layout::kCpuInt8Paired : Layout::kCpuInt8);
-  const PackedHeader header = MakeHeader(layout, w.e, w.k, w.n);
+  const PackedHeader header = MakeHeader(layout, w.e, w.k, w.n, residual_capacity);
   AskForHugePages(out, header.bytes);
   std::memcpy(out, &header, sizeof(header));
   const int64_t panels = 2 * Pairs(w.n), panel_bytes = PanelBytes(w.dtype, w.k), lines = panel_bytes / kLineBytes;
@@ -244,18 +264,34 @@ PackedWeight Pack(const Weights& w, uint8_t* out, Context& context) {
   ParallelFor(context, workers, [&](int worker) {
     for (int64_t i = all * worker / workers; i < all * (worker + 1) / workers; ++i) {
       const int64_t expert = i / spans, first = i % spans * kSpan, count = std::min(kSpan, panels - first);
-      uint8_t* to = out + header.panels_offset + (expert * panels + first) * panel_bytes;
+      uint8_t* to = out + kHeaderBytes + (expert * panels + first) * panel_bytes;
       PackPanels(w, expert, first, count, 0, lines, to, panel_bytes);
-      for (int64_t p = 0; p < count; ++p) {
-        int32_t sums[kPanelColumns];
-        ColumnSums(to + p * panel_bytes, lines, w.dtype, sums);
-        std::memcpy(
-            out + header.column_sums_offset + (expert * panels + first + p) * static_cast<int64_t>(sizeof(sums)), sums,
-            sizeof(sums));
-      }
+      for (int64_t p = 0; p < count; ++p) FinishPanel(header, expert * panels + first + p, out);
     }
   });
   return PackedWeight{out, header.bytes, layout, w.e, w.k, w.n, Device{}};
+}
+
+int64_t CertifiedBytes(const PackedWeight& weight, int64_t residual_capacity) {
+  return MakeHeader(weight.layout, weight.e, weight.k, weight.n, residual_capacity).bytes;
+}
+
+PackedWeight Certify(const PackedWeight& weight, int64_t residual_capacity, uint8_t* out, Context& context) {
+  const PackedHeader header = MakeHeader(weight.layout, weight.e, weight.k, weight.n, residual_capacity);
+  AskForHugePages(out, header.bytes);
+  std::memcpy(out, &header, sizeof(header));
+  const int64_t panels = 2 * Pairs(weight.n), all = weight.e * panels, panel_bytes = PanelBytes(header.dtype(), header.k);
+  const Promises promises(weight);
+  const int workers = static_cast<int>(std::min<int64_t>(WorkersFor(context, nullptr), all));
+  ParallelFor(context, workers, [&](int worker) {
+    for (int64_t i = all * worker / workers; i < all * (worker + 1) / workers; ++i) {
+      uint8_t* panel = out + kHeaderBytes + i * panel_bytes;
+      std::memcpy(panel, PanelAt(weight, i / panels, i % panels), static_cast<size_t>(panel_bytes));
+      RestoreLines(promises.Of(i / panels, i % panels), 0, panel_bytes / kLineBytes, panel);
+      FinishPanel(header, i, out);
+    }
+  });
+  return PackedWeight{out, header.bytes, weight.layout, weight.e, weight.k, weight.n, Device{}};
 }
 
 }  // namespace qgmm::cpu

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <numeric>
 #include <string>
 
 #include "cpu/team.h"
@@ -67,6 +68,13 @@ void AddBlocks(const Problem& p, const RowRange& range, const Caches& caches, Pl
     block.rows = static_cast<int>(std::min(rows, range.end - row));
     block.packed_rows = block.rows + (plan.assist_row ? 1 : 0);
     block.kernel = &ChooseKernel(p.product, p.slice, p.k, block.packed_rows, plan.isa);
+    for (int c = 0; c < kCertificates; ++c) {
+      const bool useful = plan.promises.given() && p.product == Product::kInt8;
+      block.by_certificate[c] = useful ? &ChooseKernel(p.product, p.slice, p.k, block.packed_rows, plan.isa,
+                                                       static_cast<Certificate>(c))
+                                       : block.kernel;
+      block.pairs_together = block.pairs_together || block.by_certificate[c]->panels == 2;
+    }
     block.padded_rows = static_cast<int>(RoundUp(block.packed_rows, block.kernel->row_step));
     block.k_block = KBlockOf(p, *block.kernel, block.packed_rows);
     block.tasks = 1;
@@ -140,18 +148,24 @@ void LayOutScratch(const Problem& p, Plan& plan) {
   ScratchLayout need;
   for (const RowBlock& b : plan.blocks) {
     const Kernel& kernel = *b.kernel;
-    const int64_t strip = std::min<int64_t>(StripRows(kernel), b.padded_rows);
+    const int64_t strip = std::min<int64_t>(StripRows(b), b.padded_rows);
     const int64_t acc_rows = b.k_block < p.k ? int64_t{b.padded_rows} * plan.span : strip;
     const int64_t lines = CeilDiv(b.k_block, LineK(p.w.dtype)) + 1;
     const auto raise = [](size_t& part, int64_t bytes) {
       part = std::max(part, static_cast<size_t>(RoundUp(bytes, 64)));
     };
     raise(need.packed_x, b.padded_rows * PackedStride(p.k, kernel) * kernel.x_bytes);
+    if (const Kernel* certified = CertifiedKernel(b)) {
+      const int64_t strips = CeilDiv(b.packed_rows, StripRows(b));
+      raise(need.certified_x, b.packed_rows * PackedStride(p.k, *certified) * certified->x_bytes);
+      raise(need.transposed_x, strips * p.k * TransposedWidth(b));
+      raise(need.residual_sums, int64_t{kPanelColumns} * kManyRows * 4);
+    }
     if (kernel.row_sums) raise(need.row_sums, b.packed_rows * slices * 4);
     raise(need.x_sums, b.packed_rows * 4);
     raise(need.acc, acc_rows * kPairColumns * 4);
     if (slices > 1) raise(need.folded, acc_rows * kPairColumns * 4);
-    if (plain) raise(need.lines, plan.span * 2 * lines * kLineBytes);
+    if (plain || plan.promises.given()) raise(need.lines, plan.span * 2 * lines * kLineBytes);
     if (kernel.widen) raise(need.widened, 2 * lines * kernel.widened_bytes);
     raise(need.scales, kScalePairs * slices * kPairColumns * 4);
     raise(need.columns, plan.span * kColumnRows * kPairColumns * 4);
@@ -160,7 +174,8 @@ void LayOutScratch(const Problem& p, Plan& plan) {
   }
   size_t at = 0;
   for (size_t ScratchLayout::*part :
-       {&ScratchLayout::packed_x, &ScratchLayout::row_sums, &ScratchLayout::x_sums, &ScratchLayout::acc,
+       {&ScratchLayout::packed_x, &ScratchLayout::certified_x, &ScratchLayout::transposed_x,
+        &ScratchLayout::residual_sums, &ScratchLayout::row_sums, &ScratchLayout::x_sums, &ScratchLayout::acc,
         &ScratchLayout::folded, &ScratchLayout::lines, &ScratchLayout::widened, &ScratchLayout::scales,
         &ScratchLayout::columns, &ScratchLayout::results, &ScratchLayout::row_max}) {
     plan.scratch.*part = at;
@@ -171,9 +186,29 @@ void LayOutScratch(const Problem& p, Plan& plan) {
 
 }  // namespace
 
+const Kernel* CertifiedKernel(const RowBlock& block) {
+  for (const Kernel* kernel : block.by_certificate) {
+    if (kernel->needs != Certificate::kNone) return kernel;
+  }
+  return nullptr;
+}
+
+int StripRows(const RowBlock& block) {
+  int step = block.kernel->tile_m;
+  for (const Kernel* kernel : block.by_certificate) step = std::lcm(step, kernel->tile_m);
+  return kManyRows / step * step;
+}
+
 int64_t PackedStride(int64_t k, const Kernel& kernel) {
   // One cache line more than the row: rows whose distance is a multiple of 4 KiB would share their L1 sets.
   return PaddedK(k) + (kernel.x_bytes == 1 ? 64 : kernel.x_bytes == 2 ? 32 : 16);
+}
+
+std::pair<const Kernel*, const Kernel*> Plan::KernelsOf(const RowBlock& block, int64_t pair) const {
+  Certificate first = promises.Of(block.expert, 2 * pair).certificate;
+  Certificate second = promises.Of(block.expert, 2 * pair + 1).certificate;
+  if (block.pairs_together) first = second = std::min(first, second);
+  return {block.by_certificate[static_cast<int>(first)], block.by_certificate[static_cast<int>(second)]};
 }
 
 Caches DetectCaches() {
@@ -188,6 +223,7 @@ Plan MakePlan(const Problem& problem, Isa isa, int workers, const Caches& caches
   plan.workers = workers;
   plan.pairs = Pairs(problem.n);
   plan.assist_row = problem.epilogue.assist.given();
+  if (problem.w.packed.given()) plan.promises = Promises(problem.w.packed);
   plan.span = problem.w.packed.given() ? 1 : static_cast<int>(std::min<int64_t>(kSpanPlain, plan.pairs));
   for (const RowRange& range : problem.rows) AddBlocks(problem, range, caches, plan);
   Split(problem, plan);

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cpu/kernel.h"
@@ -19,7 +20,9 @@ struct RowBlock {
   int rows;                 // of x, at most 256
   int packed_rows;          // rows, plus the row of eights in front when there is an assist matrix
   int padded_rows;          // packed_rows, up to a multiple of the kernel's row_step
-  const Kernel* kernel;
+  const Kernel* kernel;                           // of panels without a certificate
+  const Kernel* by_certificate[kCertificates];    // what panels with one get; `kernel` where it is no use
+  bool pairs_together;      // a kernel takes both panels of a pair: the lesser certificate counts
   int64_t k_block;          // k elements per pass over the block's strips: whole slices, or a part of one
   int tasks;                // 1: whole, results stay in the worker's scratch; more: split over pairs
   int64_t results = -1;     // split operator A: offset of [pair][rows][16] fp32 in the shared workspace
@@ -34,8 +37,8 @@ struct Task {
 
 /// Byte offsets into one worker's scratch; 64-byte aligned. 0 bytes where a part is not needed.
 struct ScratchLayout {
-  size_t packed_x = 0, row_sums = 0, x_sums = 0, acc = 0, folded = 0, lines = 0, widened = 0, scales = 0, columns = 0,
-         results = 0, row_max = 0;
+  size_t packed_x = 0, certified_x = 0, transposed_x = 0, residual_sums = 0, row_sums = 0, x_sums = 0, acc = 0,
+         folded = 0, lines = 0, widened = 0, scales = 0, columns = 0, results = 0, row_max = 0;
   size_t bytes = 0;
 };
 
@@ -47,11 +50,15 @@ struct Plan {
   int64_t pairs = 0;
   int span = 1;              // pairs prepared together: 1, or 4 where plain weights are packed on the way
   bool assist_row = false;
+  Promises promises;         // of packed weights
   std::vector<RowBlock> blocks;
   std::vector<Task> tasks;
   std::vector<int32_t> bounds;  // tasks of worker w: [bounds[w], bounds[w + 1])
   ScratchLayout scratch;
   size_t shared_bytes = 0;
+
+  /// What multiplies the two panels of a pair, by their certificates.
+  std::pair<const Kernel*, const Kernel*> KernelsOf(const RowBlock& block, int64_t pair) const;
   size_t workspace_bytes() const { return shared_bytes + static_cast<size_t>(workers) * scratch.bytes; }
 };
 
@@ -78,7 +85,13 @@ inline constexpr int kScalePairs = 4;
 /// Rows of kPairColumns values that a pair's stages may need: int bias, assist, d, smooth, offset, bias.
 inline constexpr int kColumnRows = 6;
 
-/// Rows that a strip takes: a multiple of tile_m, at most 64, whose accumulators fit L1.
-inline int StripRows(const Kernel& kernel) { return 64 / kernel.tile_m * kernel.tile_m; }
+/// Rows that a strip of the block takes: whole tiles of all its kernels, at most 64, whose accumulators fit L1.
+int StripRows(const RowBlock& block);
+
+/// Some kernel of the block that wants a certificate, or null. All of them read x in one form.
+const Kernel* CertifiedKernel(const RowBlock& block);
+
+/// Width of transposed x (kernel.h) and its strips.
+inline int TransposedWidth(const RowBlock& block) { return block.packed_rows <= kFewRows ? kFewRows : kManyRows; }
 
 }  // namespace qgmm::cpu

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <tuple>
 #include <utility>
 
+#include "cpu/certify.h"
 #include "cpu/columns.h"
 #include "cpu/pack.h"
 #include "numeric.h"
@@ -39,8 +41,17 @@ int64_t Worker::AccRow(const RowBlock& b, int pair, int row, int strip_row) cons
   return b.k_block < p_.k ? int64_t{pair} * b.padded_rows + row : strip_row;
 }
 
-void Worker::PackX(const RowBlock& b) {
-  const Kernel& kernel = *b.kernel;
+/// Packed x of the block in the form of that kernel, made when it is first asked for.
+const std::byte* Worker::PackedX(const RowBlock& b, const Kernel& kernel) {
+  const bool certified = kernel.needs != Certificate::kNone;
+  std::byte* packed = At<std::byte>(certified ? plan_.scratch.certified_x : plan_.scratch.packed_x);
+  bool& done = certified ? certified_packed_ : packed_;
+  if (!done) PackX(b, kernel, packed);
+  done = true;
+  return packed;
+}
+
+void Worker::PackX(const RowBlock& b, const Kernel& kernel, std::byte* packed) {
   const int front = b.packed_rows - b.rows;
   PackXArgs args = {};
   args.dtype = p_.x.dtype;
@@ -48,14 +59,14 @@ void Worker::PackX(const RowBlock& b) {
   args.padded_k = PaddedK(p_.k);
   args.packed_stride = PackedStride(p_.k, kernel);
   args.slice = p_.slice;
-  args.packed = At<std::byte>(plan_.scratch.packed_x);
+  args.packed = packed;
   args.row_sums = kernel.row_sums ? At<int32_t>(plan_.scratch.row_sums) : nullptr;
   if (front) {  // the row of eights: its t is the d of the assist term
     static constexpr int8_t kEight = 8;
     args.x = &kEight;
     args.rows = 1;
     kernel.pack_x(args);
-    args.packed = At<std::byte>(plan_.scratch.packed_x) + args.packed_stride * kernel.x_bytes;
+    args.packed = packed + args.packed_stride * kernel.x_bytes;
     if (args.row_sums) args.row_sums += slices_;
   }
   args.x = static_cast<const std::byte*>(p_.x.data) + b.first_row * p_.x.row_stride * Bytes(p_.x.dtype);
@@ -105,13 +116,40 @@ void Worker::GatherColumns(const RowBlock& b, int64_t pair, int index) {
   out.bias = gather(e.bias, spans);
 }
 
-Worker::PairLines Worker::Lines(const RowBlock& b, int64_t pair, int index, int64_t first_k, int64_t k) {
-  const Kernel& kernel = *b.kernel;
-  const int64_t count = LinesOf(k, p_.w.dtype), first = first_k / LineK(p_.w.dtype);
-  PairLines lines = {{}, first_k, k, index};
+/// The pair's kernels, with what certified ones need to know.
+void Worker::ChooseKernels(const RowBlock& b, int64_t pair, PairLines* lines) const {
+  std::tie(lines->kernel[0], lines->kernel[1]) = plan_.KernelsOf(b, pair);
+  if (!plan_.promises.given()) return;
   for (int h = 0; h < 2; ++h) {
-    const uint8_t* from = p_.w.packed.given() ? PanelAt(p_.w.packed, b.expert, 2 * pair + h) + first * kLineBytes
-                                              : At<uint8_t>(plan_.scratch.lines) + (2 * index + h) * count * kLineBytes;
+    lines->promise[h] = plan_.promises.Of(b.expert, 2 * pair + h);
+    if (lines->kernel[h]->needs == Certificate::kNone) continue;
+    std::memcpy(lines->column_sums[h], ColumnSumsAt(p_.w.packed, b.expert, 2 * pair + h), sizeof(lines->column_sums[h]));
+  }
+}
+
+Worker::PairLines Worker::Lines(const RowBlock& b, int64_t pair, int index, int64_t first_k, int64_t k) {
+  const int64_t count = LinesOf(k, p_.w.dtype), first = first_k / LineK(p_.w.dtype);
+  PairLines lines = {};
+  lines.first_k = first_k;
+  lines.k = k;
+  lines.index = index;
+  ChooseKernels(b, pair, &lines);
+  if (plan_.promises.given() && pair + 1 < plan_.pairs) {  // three misses a panel otherwise: 15 % of decode
+    for (int64_t next = 2 * pair + 2; next < 2 * pair + 4; ++next) {
+      plan_.promises.Prefetch(b.expert, next);
+      __builtin_prefetch(ColumnSumsAt(p_.w.packed, b.expert, next));
+    }
+  }
+  for (int h = 0; h < 2; ++h) {
+    const Kernel& kernel = *lines.kernel[h];
+    uint8_t* scratch = At<uint8_t>(plan_.scratch.lines) + (2 * index + h) * count * kLineBytes;
+    const uint8_t* from = scratch;
+    if (p_.w.packed.given()) from = PanelAt(p_.w.packed, b.expert, 2 * pair + h) + first * kLineBytes;
+    if (lines.promise[h].count > 0 && kernel.needs == Certificate::kNone) {  // bytes that lack something
+      std::memcpy(scratch, from, static_cast<size_t>(count * kLineBytes));
+      RestoreLines(lines.promise[h], first_k, count, scratch);
+      from = scratch;
+    }
     if (kernel.widen) {
       uint8_t* to = At<uint8_t>(plan_.scratch.widened) + h * count * kernel.widened_bytes;
       kernel.widen(from, static_cast<int>(count), to);
@@ -150,13 +188,12 @@ void Worker::PrefetchSome() {
 
 void Worker::Multiply(const Task& task) {
   const RowBlock& b = plan_.blocks[static_cast<size_t>(task.block)];
-  if (packed_block_ != task.block) PackX(b);
-  packed_block_ = task.block;
-  kernels_ran_ |= TableBit(b.kernel);
+  if (block_ != task.block) packed_ = certified_packed_ = transposed_ = false;
+  block_ = task.block;
   if (p_.epilogue.finish == Finish::kSwigluQuant) {
     std::memset(RowMax(b, task.index), 0, sizeof(uint32_t) * static_cast<size_t>(b.rows));
   }
-  const int strip = StripRows(*b.kernel);
+  const int strip = StripRows(b);
   const int64_t end = task.first_pair + task.pairs;
   if (b.kernel->enter) b.kernel->enter();
   for (int64_t first = task.first_pair; first < end; first += plan_.span) {
@@ -175,11 +212,14 @@ void Worker::Multiply(const Task& task) {
       }
       for (int i = 0; i < pairs; ++i) {
         const PairLines lines = Lines(b, first + i, i, k0, k);
+        kernels_ran_ |= TableBit(lines.kernel[0]) | TableBit(lines.kernel[1]);
         PlanPrefetch(b, task, first + i, k0);
         for (int row = 0; row < b.packed_rows; row += strip) {
           const int rows = std::min(strip, b.packed_rows - row);
           MultiplyStrip(b, lines, row, rows);
-          if (k0 + k == p_.k) FinishStrip(b, task, first + i, i, row, rows);
+          if (k0 + k < p_.k) continue;
+          AddResiduals(b, lines, row, rows);
+          FinishStrip(b, task, first + i, i, row, rows);
         }
       }
     }
@@ -206,27 +246,52 @@ void Worker::MultiplyStrip(const RowBlock& b, const PairLines& lines, int row, i
 
 void Worker::MultiplySlice(const RowBlock& b, const PairLines& lines, int row, int rows, int64_t slice, int64_t first_k,
                            int64_t k) {
-  const Kernel& kernel = *b.kernel;
   const bool int4 = p_.w.dtype == DType::kInt4;
-  const int line_bytes = kernel.widen ? kernel.widened_bytes : kLineBytes;
   const int64_t line = int4 ? first_k / 8 - lines.first_k / 8 : first_k / 4 - lines.first_k / 4;
   GemmArgs args = {};
-  args.x_stride = PackedStride(p_.k, kernel);
   args.row_sums_stride = slices_;
   args.k = static_cast<int>(k);
   args.k_offset = static_cast<int>(int4 ? first_k % 8 : first_k % 4);
   args.add = first_k != slice * p_.slice;
-  for (int h = 0; h < 2; h += kernel.panels) {
-    args.w[0] = lines.panel[h] + line * line_bytes;
-    if (kernel.panels == 2) args.w[1] = lines.panel[1] + line * line_bytes;
+  for (int h = 0; h < 2; h += lines.kernel[h]->panels) {
+    const Kernel& kernel = *lines.kernel[h];
+    const std::byte* x = PackedX(b, kernel);
+    args.x_stride = PackedStride(p_.k, kernel);
+    for (int i = 0; i < kernel.panels; ++i) {
+      args.w[i] = lines.panel[h + i] + line * (kernel.widen ? kernel.widened_bytes : kLineBytes);
+      args.column_sums[i] = lines.column_sums[h + i];
+    }
     for (int r = 0; r < rows; r += kernel.tile_m) {
       args.rows = std::min(kernel.tile_m, rows - r);
-      args.x = At<std::byte>(plan_.scratch.packed_x) + ((row + r) * args.x_stride + first_k) * kernel.x_bytes;
+      args.x = x + ((row + r) * args.x_stride + first_k) * kernel.x_bytes;
       args.row_sums = At<int32_t>(plan_.scratch.row_sums) + (row + r) * slices_ + slice;
       args.acc = At<int32_t>(plan_.scratch.acc) + AccRow(b, lines.index, row + r, r) * kPairColumns + h * kPanelColumns;
       kernel.gemm(args);
       PrefetchSome();
     }
+  }
+}
+
+/// After the last stretch: what certified bytes lack. x is transposed when the first list of a block is met.
+void Worker::AddResiduals(const RowBlock& b, const PairLines& lines, int row, int rows) {
+  const int width = TransposedWidth(b), strip = StripRows(b);
+  int8_t* transposed = At<int8_t>(plan_.scratch.transposed_x);
+  for (int h = 0; h < 2; ++h) {
+    const Kernel& kernel = *lines.kernel[h];
+    if (kernel.needs == Certificate::kNone || lines.promise[h].count == 0) continue;
+    if (!transposed_) {
+      const int64_t stride = PackedStride(p_.k, kernel);
+      const uint8_t* x = reinterpret_cast<const uint8_t*>(PackedX(b, kernel));
+      for (int r = 0; r < b.packed_rows; r += strip) {
+        plan_.stages->transpose_x(x + r * stride, stride, std::min(strip, b.packed_rows - r), width, p_.k,
+                                  transposed + r / strip * p_.k * width);
+      }
+      transposed_ = true;
+    }
+    plan_.stages->add_residuals(
+        {lines.promise[h], transposed + row / strip * p_.k * width, width, rows, p_.k,
+         At<int32_t>(plan_.scratch.acc) + AccRow(b, lines.index, row, 0) * kPairColumns + h * kPanelColumns,
+         At<int32_t>(plan_.scratch.residual_sums)});
   }
 }
 

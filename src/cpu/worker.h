@@ -36,6 +36,9 @@ class Worker {
   /// A stretch of k of the pair being multiplied.
   struct PairLines {
     const uint8_t* panel[2];   // as the kernel reads them, at the first line of the stretch
+    const Kernel* kernel[2];
+    PanelPromise promise[2];   // kernels that need a certificate: with a residual list
+    alignas(64) int32_t column_sums[2][kPanelColumns];  // the same
     int64_t first_k, k;
     int index;                 // of the pair in its span
   };
@@ -51,15 +54,18 @@ class Worker {
   uint32_t* RowMax(const RowBlock& b, int index) const;
   int64_t AccRow(const RowBlock& b, int pair, int row, int strip_row) const;
 
-  void PackX(const RowBlock& b);
+  void PackX(const RowBlock& b, const Kernel& kernel, std::byte* packed);
+  const std::byte* PackedX(const RowBlock& b, const Kernel& kernel);
   void GatherScales(const RowBlock& b, int64_t first_pair, int64_t pairs);
   void GatherColumns(const RowBlock& b, int64_t pair, int index);
   PairLines Lines(const RowBlock& b, int64_t pair, int index, int64_t first_k, int64_t k);
+  void ChooseKernels(const RowBlock& b, int64_t pair, PairLines* lines) const;
   void PlanPrefetch(const RowBlock& b, const Task& task, int64_t pair, int64_t first_k);
   void PrefetchSome();
   void MultiplyStrip(const RowBlock& b, const PairLines& lines, int row, int rows);
   void MultiplySlice(const RowBlock& b, const PairLines& lines, int row, int rows, int64_t slice, int64_t first_k,
                      int64_t k);
+  void AddResiduals(const RowBlock& b, const PairLines& lines, int row, int rows);
   void FinishStrip(const RowBlock& b, const Task& task, int64_t pair, int index, int row, int rows);
 
   const Problem& p_;
@@ -67,7 +73,8 @@ class Worker {
   const int64_t slices_;
   std::byte* scratch_;
   std::byte* shared_;
-  int packed_block_ = -1;
+  int block_ = -1;  // of x in scratch, in the forms that are true here:
+  bool packed_ = false, certified_packed_ = false, transposed_ = false;
   PairColumns columns_[kScalePairs];
   Prefetch prefetch_;
   uint64_t kernels_ran_ = 0;

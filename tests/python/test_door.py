@@ -73,7 +73,8 @@ SCHEMAS = {
     "explain_grouped_matmul": f"{GROUPED_MATMUL} -> str",
     "dynamic_quant": "(Tensor x, Tensor? smooth_scales=None, Tensor? group_index=None, *, int dst_type=1)"
                      " -> (Tensor, Tensor)",
-    "pack_weight": "(Tensor[] weight, *, bool swiglu=False) -> Tensor",
+    "pack_weight": "(Tensor[] weight, *, bool swiglu=False, int certify=-1) -> Tensor",
+    "certify_weight": "(Tensor data, *, int certify=-1) -> Tensor",
     "packed_header": "(Tensor data) -> Tensor",
     "unpack_weight": "(Tensor data, int[] packed) -> Tensor",
     "from_fractal_nz": "(Tensor data, int k, int n, int dtype, int c0=0, bool transposed=False) -> Tensor",

@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import agree
 import cases
@@ -94,7 +95,7 @@ def test_bytes_changed_after_packing_are_refused_by_the_call(rng):
 
 
 def test_layers_with_weights_of_one_size_share_a_graph(rng):
-    counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
+    counter = CompileCounterWithBackend("eager")
 
     @torch.compile(backend=counter, fullgraph=True)
     def call(x, weight, scale, x_scale, group_list):
@@ -117,3 +118,29 @@ def test_packed_weight_is_a_pytree_and_exports(rng):
     inputs = (args[0], packed, *args[2:])
     exported = torch.export.export(Layer(), inputs)
     agree.assert_same_bits(exported.module()(*inputs), qgmm.grouped_matmul_swiglu_quant(*args), "exported")
+
+
+def test_certificates_change_no_weight_and_no_result(rng):
+    for limit in (16, 128):  # small weights keep every promise, any weights hardly one
+        args = [*cases.swiglu(rng, 3, 40, 70, 64)]
+        weight = args[1] = args[1] // (128 // limit)
+        want = qgmm.grouped_matmul_swiglu_quant(*args)
+        packed = qgmm.pack_weight(weight, swiglu=True, certify=False)
+        assert torch.equal(packed.certified(True).certified(False).data, packed.data)
+        assert torch.equal(packed.certified(True).data, qgmm.pack_weight(weight, swiglu=True, certify=True).data)
+        for form in (packed, packed.certified(True), packed.certified()):
+            assert torch.equal(form.unpack(), weight)
+            got = qgmm.grouped_matmul_swiglu_quant(args[0], form, *args[2:])
+            assert all(torch.equal(one, other) for one, other in zip(got, want))
+
+
+def test_certify_refusals(rng):
+    int8, int4 = cases.int8(rng, 2, 24, 16), cases.int4(rng, 2, 24, 16)
+    with pytest.raises(ValueError, match=r"^\[pack_weight\] certify must be True, False or None; got 1$"):
+        qgmm.pack_weight(int8, certify=1)
+    with pytest.raises(ValueError, match=r"^\[pack_weight\] certify must not be True for int4 weights"):
+        qgmm.pack_weight(int4, certify=True)
+    with pytest.raises(ValueError, match=r"^\[PackedWeight\] certify must not be True for int4 weights"):
+        qgmm.pack_weight(int4).certified(True)
+    with pytest.raises(ValueError, match=r"^\[PackedWeight\] certify must be True, False or None; got 'yes'$"):
+        qgmm.pack_weight(int8).certified("yes")

@@ -3,6 +3,7 @@
 #include "cpu/isa/avx2.h"
 
 #include "cpu/epilogue-inl.h"
+#include "cpu/isa/avx2_certified-inl.h"
 #include "cpu/isa/avx2_gemm-inl.h"
 #include "cpu/isa/tables.h"
 #include "cpu/pack_x-inl.h"
@@ -20,6 +21,14 @@ constexpr Kernel kAvx2WideUnpacked = {.name = "avx2_wide_unpacked", .isa = Isa::
                                       .row_sums = false, .pack_x = PackXShorts, .widened_bytes = 2 * kLineBytes,
                                       .widen = WidenToShorts,
                                       .gemm = ForRows<6, GemmShorts>};
+constexpr Kernel kAvx2Pairs = {.name = "avx2_pairs", .isa = Isa::kAvx2, .product = Product::kInt8,
+                               .needs = Certificate::kPairs, .tile_m = 6, .min_rows = 1, .slice_step = 4, .k_block = 0,
+                               .x_bytes = 1, .row_sums = false, .pack_x = PackXUnsigned, .widened_bytes = 0,
+                               .widen = nullptr, .gemm = ForRows<6, GemmPairs>};
+constexpr Kernel kAvx2Quads = {.name = "avx2_quads", .isa = Isa::kAvx2, .product = Product::kInt8,
+                               .needs = Certificate::kQuads, .tile_m = 4, .min_rows = 1, .slice_step = 8, .k_block = 0,
+                               .x_bytes = 1, .row_sums = false, .pack_x = PackXUnsigned, .widened_bytes = 0,
+                               .widen = nullptr, .gemm = ForRows<4, GemmQuads>};
 constexpr Kernel kAvx2Int4 = {.name = "avx2_int4", .isa = Isa::kAvx2, .product = Product::kInt4,
                               .tile_m = 4, .min_rows = 1, .slice_step = 8, .k_block = 0, .x_bytes = 1,
                               .row_sums = true, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tile loops of AVX2 on certified panels: vpmaddubsw of x + 128 with signed weights, exact because no lane's sum can leave
+// int16 (docs/packing.md). What the 128 added, 128 * the column's sum, is taken out at the start.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/isa/avx2_gemm-inl.h"
+
+namespace qgmm::cpu {
+namespace {
+
+/// int8 with the sign bit flipped: x + 128 as unsigned; x of 0 behind k, where weights are 0.
+void PackXUnsigned(const PackXArgs& a) {
+  for (int i = 0; i < a.rows; ++i) {
+    const uint8_t* x = static_cast<const uint8_t*>(a.x) + i * a.row_stride;
+    uint8_t* out = static_cast<uint8_t*>(a.packed) + i * a.packed_stride;
+    if (a.k_stride == 1) {
+      for (int64_t k = 0; k < a.k; ++k) out[k] = x[k] ^ 128;
+    } else {
+      for (int64_t k = 0; k < a.k; ++k) out[k] = x[k * a.k_stride] ^ 128;
+    }
+    std::memset(out + a.k, 128, static_cast<size_t>(a.padded_k - a.k));
+  }
+}
+
+/// Sums that start at -128 times the column's sum.
+template <int kRows>
+Sums<kRows> StartCertified(const GemmArgs& a) {
+  Sums<kRows> sums;
+  sums.Start(a);
+  if (a.add) return sums;
+#pragma GCC unroll 2
+  for (int j = 0; j < 2; ++j) {
+    const __m256i start = _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_slli_epi32(Load32(a.column_sums[0] + 8 * j), 7));
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) sums.c[i][j] = start;
+  }
+  return sums;
+}
+
+/// kPairs. Per line and row 1 broadcast, 2 vpmaddubsw, 2 vpmaddwd, 2 vpaddd = 64 multiply-adds.
+template <int kRows>
+struct GemmPairs {
+  static_assert(kRows * 2 + 2 + 2 <= kRegisters);
+  static void Run(const GemmArgs& a) {
+    Sums<kRows> sums = StartCertified<kRows>(a);
+    const __m256i ones = _mm256_set1_epi16(1);
+    const uint8_t* x = static_cast<const uint8_t*>(a.x);
+    const uint8_t* w = a.w[0];
+    for (int k = 0; k < a.k; k += 4, w += kLineBytes, x += 4) {
+      PrefetchAhead(w);
+      const __m256i b0 = Load32(w), b1 = Load32(w + 32);
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i) {
+        const __m256i four = Broadcast4(x + i * a.x_stride);
+        sums.c[i][0] = _mm256_add_epi32(sums.c[i][0], _mm256_madd_epi16(_mm256_maddubs_epi16(four, b0), ones));
+        sums.c[i][1] = _mm256_add_epi32(sums.c[i][1], _mm256_madd_epi16(_mm256_maddubs_epi16(four, b1), ones));
+      }
+    }
+    sums.Finish(a);
+  }
+};
+
+/// kQuads: two lines' products are added in int16 first. Per two lines and row 2 broadcasts, 4 vpmaddubsw, 2 vpaddw, 2
+/// vpmaddwd, 2 vpaddd = 128 multiply-adds.
+template <int kRows>
+struct GemmQuads {
+  static_assert(kRows * 2 + 4 + 3 <= kRegisters);
+  static void Run(const GemmArgs& a) {
+    Sums<kRows> sums = StartCertified<kRows>(a);
+    const __m256i ones = _mm256_set1_epi16(1);
+    const uint8_t* x = static_cast<const uint8_t*>(a.x);
+    const uint8_t* w = a.w[0];
+    for (int k = 0; k < a.k; k += 8, w += 2 * kLineBytes, x += 8) {
+      PrefetchAhead(w);
+      PrefetchAhead(w + kLineBytes);
+      const __m256i b0 = Load32(w), b1 = Load32(w + 32), b2 = Load32(w + 64), b3 = Load32(w + 96);
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i) {
+        const __m256i x0 = Broadcast4(x + i * a.x_stride), x1 = Broadcast4(x + i * a.x_stride + 4);
+        const __m256i s0 = _mm256_add_epi16(_mm256_maddubs_epi16(x0, b0), _mm256_maddubs_epi16(x1, b2));
+        const __m256i s1 = _mm256_add_epi16(_mm256_maddubs_epi16(x0, b1), _mm256_maddubs_epi16(x1, b3));
+        sums.c[i][0] = _mm256_add_epi32(sums.c[i][0], _mm256_madd_epi16(s0, ones));
+        sums.c[i][1] = _mm256_add_epi32(sums.c[i][1], _mm256_madd_epi16(s1, ones));
+      }
+    }
+    sums.Finish(a);
+  }
+};
+
+}  // namespace
+}  // namespace qgmm::cpu

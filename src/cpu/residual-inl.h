@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// The residual stage: what the bytes of a certified panel lack, times x, added to its sums. x lies transposed, so that an
+// entry is one load, one multiply-add per vector of rows; no branch depends on a column or a value.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/kernel.h"
+
+namespace qgmm::cpu {
+namespace {
+
+using Bytes16 = uint8_t __attribute__((vector_size(16)));
+
+inline Bytes16 ZipLow(Bytes16 a, Bytes16 b) {
+  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+}
+inline Bytes16 ZipHigh(Bytes16 a, Bytes16 b) {
+  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+
+/// Eight rows of 16 bytes, x + 128, as sixteen of eight, x; the first `count` of them are stored.
+inline void TransposeEight(const Bytes16 (&row)[8], int count, int width, int8_t* out) {
+  Bytes16 fours[4][2], twos[2][2];  // rows i, i + 4; then i, i + 2, i + 4, i + 6
+  for (int i = 0; i < 4; ++i) fours[i][0] = ZipLow(row[i], row[i + 4]), fours[i][1] = ZipHigh(row[i], row[i + 4]);
+  for (int h = 0; h < 2; ++h) {
+    for (int i = 0; i < 2; ++i) {
+      twos[i][0] = ZipLow(fours[i][h], fours[i + 2][h]);
+      twos[i][1] = ZipHigh(fours[i][h], fours[i + 2][h]);
+    }
+    for (int q = 0; q < 2; ++q) {
+      for (int part = 0; part < 2; ++part) {
+        Bytes16 both = part == 0 ? ZipLow(twos[0][q], twos[1][q]) : ZipHigh(twos[0][q], twos[1][q]);
+        both ^= 128;
+        const int k = 8 * h + 4 * q + 2 * part;
+        if (k < count) std::memcpy(out + k * width, &both, 8);
+        if (k + 1 < count) std::memcpy(out + (k + 1) * width, reinterpret_cast<const char*>(&both) + 8, 8);
+      }
+    }
+  }
+}
+
+/// out[k * width + i] = x[i][k] for the rows of a strip, zeros behind them; x: packed bytes, + 128, padded to 64.
+void TransposeX(const uint8_t* x, int64_t x_stride, int rows, int width, int64_t k, int8_t* out) {
+  for (int64_t k0 = 0; k0 < k; k0 += 16) {
+    for (int i0 = 0; i0 < width; i0 += 8) {
+      Bytes16 row[8];
+      for (int i = 0; i < 8; ++i) {
+        std::memset(&row[i], 128, sizeof(row[i]));
+        if (i0 + i < rows) std::memcpy(&row[i], x + (i0 + i) * x_stride + k0, sizeof(row[i]));
+      }
+      TransposeEight(row, k - k0 < 16 ? static_cast<int>(k - k0) : 16, width, out + k0 * width + i0);
+    }
+  }
+}
+
+template <int kWidth>
+void AddResidualsOf(const ResidualArgs& a) {
+  std::memset(a.sums, 0, sizeof(int32_t) * kPanelColumns * kWidth);
+  for (int e = 0; e < a.promise.count; ++e) {
+    const uint32_t residual = a.promise.At(e);
+    if (ResidualK(residual) >= a.k) break;  // ascending; hostile bytes only
+    const int16_t value = static_cast<int16_t>(ResidualValue(residual));
+    const int8_t* x = a.x + ResidualK(residual) * kWidth;
+    int32_t* sum = a.sums + ResidualColumn(residual) * kWidth;
+    for (int i = 0; i < kWidth; ++i) sum[i] += static_cast<int16_t>(x[i]) * value;
+  }
+  for (int c = 0; c < kPanelColumns; ++c) {
+    const int32_t* sum = a.sums + c * kWidth;
+    for (int i = 0; i < a.rows; ++i) {
+      int32_t& acc = a.acc[i * kPairColumns + c];
+      acc = static_cast<int32_t>(static_cast<uint32_t>(acc) + static_cast<uint32_t>(sum[i]));
+    }
+  }
+}
+
+void AddResiduals(const ResidualArgs& a) {
+  a.width == kFewRows ? AddResidualsOf<kFewRows>(a) : AddResidualsOf<kManyRows>(a);
+}
+
+}  // namespace
+}  // namespace qgmm::cpu

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+// Certificates: the promise lane by lane, what the bytes lack, the rule that chooses, ways back, and hostile lists.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cpu/backend.h"
+#include "cpu/certify.h"
+#include "kernel_case.h"
+#include "packed_format.h"
+
+namespace qgmm::cpu {
+namespace {
+
+constexpr int64_t kK = 128, kLines = kK / 4, kWeights = kK * kPanelColumns;
+
+using Panel = std::vector<uint8_t>;
+
+int8_t& Byte(Panel& panel, int64_t k, int column) {
+  return reinterpret_cast<int8_t&>(panel[static_cast<size_t>(k / 4 * kLineBytes + column * 4 + k % 4)]);
+}
+
+Panel Drawn(uint32_t seed, const std::function<int(std::mt19937&)>& draw) {
+  std::mt19937 random(seed);
+  Panel panel(static_cast<size_t>(kWeights));
+  for (uint8_t& byte : panel) byte = static_cast<uint8_t>(draw(random));
+  return panel;
+}
+int Bell(std::mt19937& random, float sigma) {
+  return static_cast<int>(std::clamp(std::round(std::normal_distribution<float>(0, sigma)(random)), -128.0f, 127.0f));
+}
+
+/// The k of a column that meet in one int16 lane: two of every line, `lines` lines.
+std::vector<std::vector<int64_t>> LaneGroups(int lines) {
+  std::vector<std::vector<int64_t>> groups;
+  for (int64_t k0 = 0; k0 < kK; k0 += 4 * lines) {
+    for (const int half : {0, 2}) {
+      groups.emplace_back();
+      for (int line = 0; line < lines; ++line) {
+        for (const int b : {0, 1}) groups.back().push_back(k0 + 4 * line + half + b);
+      }
+    }
+  }
+  return groups;
+}
+
+/// Fewest entries that bring the sum of these sizes down to the bound, by trying every subset.
+int Fewest(const std::vector<int>& sizes) {
+  int sum = 0, best = 9;
+  for (int size : sizes) sum += size;
+  for (unsigned subset = 0; subset < 1u << sizes.size(); ++subset) {
+    int removable = 0;
+    for (size_t i = 0; i < sizes.size(); ++i) removable += subset >> i & 1 ? sizes[i] : 0;
+    if (sum - removable <= 128) best = std::min(best, __builtin_popcount(subset));
+  }
+  return best;
+}
+
+int FewestOf(Panel& panel, int lines) {
+  int entries = 0;
+  for (int c = 0; c < kPanelColumns; ++c) {
+    for (const auto& group : LaneGroups(lines)) {
+      std::vector<int> above, below;
+      for (int64_t k : group) (Byte(panel, k, c) > 0 ? above : below).push_back(std::abs(int{Byte(panel, k, c)}));
+      entries += Fewest(above) + Fewest(below);
+    }
+  }
+  return entries;
+}
+
+void ExpectPromise(Panel& panel, int lines, const std::string& what) {
+  for (int c = 0; c < kPanelColumns; ++c) {
+    for (const auto& group : LaneGroups(lines)) {
+      int above = 0, below = 0;
+      for (int64_t k : group) (Byte(panel, k, c) > 0 ? above : below) += Byte(panel, k, c);
+      ASSERT_LE(above, 128) << what << ", column " << c << ", k " << group[0];
+      ASSERT_GE(below, -128) << what << ", column " << c << ", k " << group[0];
+    }
+  }
+}
+
+struct Draw {
+  const char* name;
+  std::function<int(std::mt19937&)> draw;
+};
+std::vector<Draw> Draws() {
+  return {{"sigma 16", [](std::mt19937& r) { return Bell(r, 16); }},
+          {"sigma 20", [](std::mt19937& r) { return Bell(r, 20); }},
+          {"sigma 33", [](std::mt19937& r) { return Bell(r, 33); }},
+          {"uniform", [](std::mt19937& r) { return static_cast<int>(r() >> 24) - 128; }},
+          {"all -128", [](std::mt19937&) { return -128; }},
+          {"all 127", [](std::mt19937&) { return 127; }},
+          {"extremes", [](std::mt19937& r) { return r() & 1 ? 127 : -128; }},
+          {"at the bound", [](std::mt19937& r) { return 32 + static_cast<int>(r() % 3) / 2; }},
+          {"zeros", [](std::mt19937&) { return 0; }}};
+}
+
+TEST(CertifyPanel, KeepsThePromiseWithTheFewestEntries) {
+  for (const Draw& draw : Draws()) {
+    for (const int64_t capacity : {int64_t{1}, kWeights / 256, kWeights / 16, kWeights * 2}) {
+      const Panel before = Drawn(3, draw.draw);
+      Panel panel = before;
+      std::vector<uint32_t> residuals = {77};
+      const Certificate certificate = CertifyPanel(panel.data(), kLines, capacity, &residuals);
+      Panel original = before;
+      const int quads = FewestOf(original, 2), pairs = FewestOf(original, 1);
+      const Certificate expected = quads <= capacity / 2 ? Certificate::kQuads
+                                   : pairs <= capacity   ? Certificate::kPairs
+                                                         : Certificate::kNone;
+      ASSERT_EQ(certificate, expected) << draw.name << ", capacity " << capacity;
+      const int entries = certificate == Certificate::kQuads ? quads : certificate == Certificate::kPairs ? pairs : 0;
+      ASSERT_EQ(static_cast<int>(residuals.size()), entries) << draw.name;
+      ASSERT_TRUE(std::is_sorted(residuals.begin(), residuals.end()));
+      if (certificate != Certificate::kNone) {
+        ExpectPromise(panel, certificate == Certificate::kQuads ? 2 : 1, draw.name);
+      }
+      for (uint32_t residual : residuals) {
+        const int residue = ResidualValue(residual);
+        int8_t& byte = Byte(panel, ResidualK(residual), ResidualColumn(residual));
+        ASSERT_NE(residue, 0);
+        ASSERT_GE(residue * byte, 0) << "of the weight's sign";
+        byte = static_cast<int8_t>(byte + residue);
+      }
+      ASSERT_EQ(panel, before) << draw.name << ": byte + residue is the weight";
+    }
+  }
+}
+
+TEST(CertifyPanel, RestoreLinesOfAnyStretch) {
+  const Panel before = Drawn(4, [](std::mt19937& r) { return static_cast<int>(r() >> 24) - 128; });
+  Panel panel = before;
+  std::vector<uint32_t> residuals;
+  ASSERT_EQ(CertifyPanel(panel.data(), kLines, 2 * kWeights, &residuals), Certificate::kQuads);
+  const PanelPromise promise = {Certificate::kQuads, static_cast<int>(residuals.size()),
+                                reinterpret_cast<const uint8_t*>(residuals.data())};
+  for (int64_t first = 0; first < kLines; ++first) {
+    for (int64_t lines = 1; first + lines <= kLines; lines += 5) {
+      Panel stretch(panel.begin() + first * kLineBytes, panel.begin() + (first + lines) * kLineBytes);
+      RestoreLines(promise, 4 * first, lines, stretch.data());
+      ASSERT_TRUE(std::equal(stretch.begin(), stretch.end(), before.begin() + first * kLineBytes)) << first << ", " << lines;
+    }
+  }
+}
+
+/// Weights [e, k, n] as a problem's, bell-shaped unless uniform.
+struct Stack {
+  std::vector<int8_t> w;
+  Weights weights;
+
+  Stack(int64_t e, int64_t k, int64_t n, bool paired, float sigma) : w(static_cast<size_t>(e * k * n)) {
+    std::mt19937 random(8);
+    for (int8_t& v : w) v = static_cast<int8_t>(sigma > 0 ? Bell(random, sigma) : static_cast<int>(random() >> 24) - 128);
+    weights.e = e, weights.k = k, weights.n = n, weights.paired = paired;
+    weights.plain = {w.data(), n, 1};
+    weights.expert_stride = k * n;
+  }
+  std::vector<uint8_t> Packed(int64_t capacity, PackedWeight* view) const {
+    std::vector<uint8_t> bytes(static_cast<size_t>(PackedBytes(weights, capacity)), 0xAB);
+    Context context;
+    *view = Pack(weights, capacity, bytes.data(), context);
+    return bytes;
+  }
+};
+
+/// With certificates and back: the bytes that Pack writes at once, and no weight changes.
+TEST(Certify, UpAndDown) {
+  for (const float sigma : {20.0f, 33.0f, 0.0f}) {
+    for (const bool paired : {false, true}) {
+      const Stack stack(3, 131, 70, paired, sigma);
+      const int64_t capacity = PaddedK(131) * kPanelColumns / 64;
+      PackedWeight plain, certified, up, down;
+      const auto plain_bytes = stack.Packed(0, &plain), certified_bytes = stack.Packed(capacity, &certified);
+      Context context;
+      context.parallel_for = Backwards;
+      context.pool_size = 5;
+      std::vector<uint8_t> up_bytes(static_cast<size_t>(CertifiedBytes(plain, capacity)), 0xCD);
+      up = Certify(plain, capacity, up_bytes.data(), context);
+      std::vector<uint8_t> down_bytes(static_cast<size_t>(CertifiedBytes(up, 0)), 0xEF);
+      down = Certify(up, 0, down_bytes.data(), context);
+      ASSERT_EQ(down_bytes, plain_bytes);
+      ASSERT_EQ(up_bytes, certified_bytes);
+      PackedWeight read;
+      ASSERT_EQ(ReadHeader(up_bytes.data(), static_cast<int64_t>(up_bytes.size()), &read), "");
+      for (int64_t i = 0; i < 3 * 131 * 70; ++i) {
+        const int64_t e = i / (131 * 70), k = i / 70 % 131, j = i % 70;
+        ASSERT_EQ(At(up, e, k, j), stack.w[static_cast<size_t>(i)]) << i;
+        ASSERT_EQ(At(certified, e, k, j), stack.w[static_cast<size_t>(i)]) << i;
+      }
+    }
+  }
+}
+
+TEST(Certify, BellShapedWeightsGetQuadsAndUniformOnesNone) {
+  PackedWeight view;
+  for (const auto& [sigma, least, most] : {std::tuple{16.0f, 2, 2}, {20.0f, 2, 2}, {28.0f, 1, 1}, {0.0f, 0, 0}}) {
+    const Stack stack(1, 512, 64, true, sigma);
+    const auto bytes = stack.Packed(PaddedK(512) * kPanelColumns / 256, &view);
+    for (int64_t p = 0; p < 4; ++p) {
+      const int certificate = static_cast<int>(Promises(view).Of(0, p).certificate);
+      EXPECT_GE(certificate, least) << "sigma " << sigma;
+      EXPECT_LE(certificate, most) << "sigma " << sigma;
+    }
+  }
+}
+
+/// Numbers that Pack never writes: results may be anything, memory stays its own.
+TEST(Certify, HostileListsReadNothingElse) {
+  reference::Case c = reference::MakeCase(Finish::kSwigluQuant, {{5, 12}, 80, 64}, 5);
+  PackedWeight packed;
+  const std::vector<uint8_t> good = Packed(c.problem, &packed, 40);
+  const int64_t first = MakeHeader(packed.layout, packed.e, packed.k, packed.n, 40).certificates_offset();
+  std::mt19937 random(6);
+  for (int round = 0; round < 60; ++round) {
+    std::vector<uint8_t> bytes = good;
+    for (size_t i = static_cast<size_t>(first); i + 4 <= bytes.size(); i += 4) {
+      const uint32_t words[] = {0, 1, 2, 3, 40, 41, 0xFFFFFFFFu, static_cast<uint32_t>(random())};
+      if (random() % 3) std::memcpy(&bytes[i], &words[random() % 8], 4);
+    }
+    ASSERT_EQ(ReadHeader(bytes.data(), static_cast<int64_t>(bytes.size()), &c.problem.w.packed), "");
+    for (const Isa isa : MachineIsas()) {
+      Context context;
+      context.max_isa = static_cast<int>(isa);
+      ByKernels(c, context);
+    }
+    At(c.problem.w.packed, 1, 79, 63);
+  }
+}
+
+TEST(ResidualCapacity, AsTheMachinesKernelsWantIt) {
+  EXPECT_EQ(ResidualCapacity(DType::kInt8, 256, Certification::kNo, 1), 0);
+  EXPECT_EQ(ResidualCapacity(DType::kInt8, 256, Certification::kYes, 1.0 / 256), 16);
+  EXPECT_EQ(ResidualCapacity(DType::kInt8, 1, Certification::kYes, 1e-9), 1);
+  EXPECT_EQ(ResidualCapacity(DType::kInt4, 256, Certification::kAuto, 1), 0);
+  EXPECT_EQ(ResidualCapacity(DType::kInt8, 131072, Certification::kAuto, 1), 0);
+  const Kernel& best = ChooseKernel(Product::kInt8, 256, 256, 256, ChosenIsa(-1), Certificate::kQuads);
+  EXPECT_EQ(ResidualCapacity(DType::kInt8, 256, Certification::kAuto, 1) > 0, best.needs != Certificate::kNone);
+}
+
+}  // namespace
+}  // namespace qgmm::cpu
