@@ -61,6 +61,25 @@ TEST(ChooseKernel, Avx512VnniAtAnyRows) {
     EXPECT_STREQ(ChooseKernel(Product::kInt8, 3, 9, rows, Isa::kAvx512Vnni).name, "scalar_int8");
   }
 }
+#elif defined(__aarch64__)
+TEST(ChooseKernel, NeonByRows) {
+  EXPECT_STREQ(ChooseKernel(Product::kInt8, 3, 3, 1, Isa::kNeon).name, "neon_int8");
+  EXPECT_STREQ(ChooseKernel(Product::kInt4, 8, 64, 256, Isa::kNeon).name, "neon_int4");
+  EXPECT_STREQ(ChooseKernel(Product::kFloat, 7, 7, 1, Isa::kNeon).name, "neon_float");
+  EXPECT_STREQ(ChooseKernel(Product::kFloat, 7, 7, 256, Isa::kNeon).name, "neon_float_unpacked");
+}
+
+TEST(ChooseKernel, NeonI8mmByRows) {
+  if (!HasIsa(Isa::kNeonI8mm)) GTEST_SKIP() << "not run: this machine has no neoni8mm";
+  for (const Product product : {Product::kInt8, Product::kInt4}) {
+    const std::string type = product == Product::kInt8 ? "int8" : "int4";
+    EXPECT_EQ(ChooseKernel(product, 64, 128, 256, Isa::kNeonDot).name, "neondot_" + type);
+    EXPECT_EQ(ChooseKernel(product, 64, 128, 3, Isa::kNeonI8mm).name, "neondot_" + type) << "few rows";
+    EXPECT_EQ(ChooseKernel(product, 64, 128, 4, Isa::kNeonI8mm).name, "neoni8mm_" + type);
+    EXPECT_EQ(ChooseKernel(product, 64, 128, 256, Isa::kNeonI8mm).name, "neoni8mm_" + type + "_zipped");
+  }
+  EXPECT_STREQ(ChooseKernel(Product::kInt8, 12, 48, 256, Isa::kNeonI8mm).name, "neoni8mm_int8") << "slices of odd lines";
+}
 #endif
 
 /// QGMM_MAX_ISA is absent at first and as before at the end.
@@ -135,6 +154,9 @@ TEST(StagesFor, TheIsasOwn) {
 #if defined(__x86_64__)
   EXPECT_EQ(StagesFor(Isa::kAvx2).isa, Isa::kAvx2);
   EXPECT_EQ(StagesFor(Isa::kAvx512Vnni).isa, Isa::kAvx2) << "no stages of its own yet";
+#elif defined(__aarch64__)
+  EXPECT_EQ(StagesFor(Isa::kNeon).isa, Isa::kNeon);
+  EXPECT_EQ(StagesFor(Isa::kNeonI8mm).isa, Isa::kNeon) << "needs none of its own";
 #endif
 }
 

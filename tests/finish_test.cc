@@ -14,6 +14,7 @@
 #include "cpu/kernel.h"
 #include "numeric.h"
 #include "reference.h"
+#include "stage_isas.h"
 
 namespace qgmm::cpu {
 namespace {
@@ -98,11 +99,12 @@ struct Strip {
 class FinishStrips : public testing::TestWithParam<Isa> {
  protected:
   void SetUp() override {
-    if (GetParam() > ChosenIsa(-1)) GTEST_SKIP() << "not run: " << Name(GetParam()) << " stages";
+    if (GetParam() > ChosenIsa(-1) || !HasIsa(GetParam())) GTEST_SKIP() << "not run: " << Name(GetParam()) << " stages";
+    ASSERT_EQ(stages().isa, GetParam());
   }
   const Stages& stages() const { return StagesFor(GetParam()); }
 };
-INSTANTIATE_TEST_SUITE_P(Stages, FinishStrips, testing::Values(Isa::kScalar, Isa::kAvx2),
+INSTANTIATE_TEST_SUITE_P(Stages, FinishStrips, testing::ValuesIn(kStageIsas),
                          [](const testing::TestParamInfo<Isa>& info) { return std::string(Name(info.param)); });
 
 float Clamp(float v, float low, float high) {  // compare and select: NaN passes

@@ -290,6 +290,22 @@ TEST(Run, CallerFloatModeDoesNotMatterAndComesBack) {
     EXPECT_TRUE(got == expected);
     EXPECT_EQ(after & ~0x3Fu, mode & ~0x3Fu);
   }
+#elif defined(__aarch64__)
+  Case c = MakeCase(Finish::kSwigluQuant, {{20}, 64, 64}, 13);
+  for (size_t i = 0; i < c.x_scale.size(); ++i) c.x_scale[i] *= i % 2 ? 1e-38f : 1e-19f;
+  const Answer expected = ByReference(c);
+  for (const uint64_t mode : {uint64_t{1} << 24, uint64_t{3} << 22}) {  // flush-to-zero; towards zero
+    Context context;
+    context.parallel_for = Backwards;
+    uint64_t before = 0, after = 0;
+    asm volatile("mrs %0, fpcr" : "=r"(before));
+    asm volatile("msr fpcr, %0" ::"r"(mode));
+    const Answer got = ByKernels(c, context);
+    asm volatile("mrs %0, fpcr" : "=r"(after));
+    asm volatile("msr fpcr, %0" ::"r"(before));
+    EXPECT_TRUE(got == expected);
+    EXPECT_EQ(after, mode);
+  }
 #endif
 }
 
@@ -315,6 +331,7 @@ TEST(Run, EightWorkersOneSlow) {
   }
 }
 
+/// A group of many rows runs its row of the table; few rows may do better with a weaker ISA's.
 TEST(Run, ForcedIsaRan) {
   for (const Isa isa : MachineIsas()) {
     Case c = MakeCase(Finish::kSwigluQuant, {{40, 1}, 64, 64}, 17);
@@ -323,8 +340,9 @@ TEST(Run, ForcedIsaRan) {
     context.max_isa = static_cast<int>(isa);
     ByKernels(c, context);
     const std::string prefix = std::string(Name(isa)) + "_";
-    ASSERT_FALSE(context.last_run.kernels.empty());
-    for (const std::string& kernel : context.last_run.kernels) EXPECT_EQ(kernel.rfind(prefix, 0), 0u) << kernel;
+    int of_isa = 0;
+    for (const std::string& kernel : context.last_run.kernels) of_isa += kernel.rfind(prefix, 0) == 0;
+    EXPECT_GE(of_isa, 1) << Name(isa);
   }
 }
 

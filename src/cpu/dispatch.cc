@@ -2,6 +2,8 @@
 // Which ISA this machine has, which one a call may use, and which kernel a block of rows gets.
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 
 #include <algorithm>
@@ -65,6 +67,18 @@ bool ProcessorHas(Isa isa) {
     case Isa::kAvx2: return avx2;
     case Isa::kAvx512: return avx512;
     case Isa::kAvx512Vnni: return avx512 && __builtin_cpu_supports("avx512vnni");
+    default: return false;
+  }
+#elif defined(__aarch64__)
+  // Bits of Linux's user interface; older headers lack the names. Every aarch64 has NEON.
+  constexpr unsigned long kHwcapSdot = 1ul << 20, kHwcap2I8mm = 1ul << 13;  // HWCAP_ASIMDDP, HWCAP2_I8MM
+  static const bool dot = (getauxval(AT_HWCAP) & kHwcapSdot) != 0;
+  static const bool i8mm = dot && (getauxval(AT_HWCAP2) & kHwcap2I8mm) != 0;
+  switch (isa) {
+    case Isa::kScalar: return true;
+    case Isa::kNeon: return true;
+    case Isa::kNeonDot: return dot;
+    case Isa::kNeonI8mm: return i8mm;
     default: return false;
   }
 #else

@@ -98,7 +98,13 @@ std::vector<std::string> Features() {
       return found;
 }
 #else
-std::vector<std::string> Features() { return {}; }
+std::vector<std::string> Features() {
+  std::vector<std::string> found;
+  for (Isa isa : MachineIsas()) {
+    if (isa != Isa::kScalar) found.push_back(qgmm::Name(isa));
+  }
+  return found;
+}
 #endif
 
 }  // namespace

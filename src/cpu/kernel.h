@@ -58,7 +58,7 @@ struct Kernel {
   int tile_m;      // rows per call, at most
   int row_step = 1;  // packed x and acc hold a multiple of so many rows; what the rows behind the last hold is ignored
   int min_rows;    // rows of a block from which this row is preferred
-  int slice_step;  // slices shorter than k must be multiples of it
+  int slice_step;  // slices shorter than k, and parts of a slice but the last, are multiples of it
   int k_block;     // most k per call when a block has several row tiles; 0: all
   int x_bytes;     // bytes per packed x element
   bool row_sums;   // reads GemmArgs::row_sums

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tile loops of Armv8.0, which has no dot products. Exact for every input: sums of int8 products leave int16 at once
+// (128 * 128 * 2 does not fit), those of nibbles after 16.
+#pragma once
+
+#include "cpu/isa/neon_sums-inl.h"
+
+namespace qgmm::cpu {
+namespace {
+
+/// int8. Per line and row 8 smull and 8 sadalp for 64 multiply-adds; two sums per column, added at the end.
+template <int kRows>
+struct GemmInt8 {
+  static void Run(const GemmArgs& a) {
+    int32x4_t pairs[kRows][kQuarters][2];
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kQuarters; ++j) pairs[i][j][0] = pairs[i][j][1] = vdupq_n_s32(0);
+    }
+    const int8_t* x = static_cast<const int8_t*>(a.x);
+    const uint8_t* w = a.w[0];
+    for (int k = 0; k < a.k; k += 4, w += kLineBytes, x += 4) {
+      PrefetchAhead(w);
+      int8x16_t four[kRows];
+#pragma GCC unroll 4
+      for (int i = 0; i < kRows; ++i) four[i] = Broadcast4(x + i * a.x_stride);
+#pragma GCC unroll 4
+      for (int j = 0; j < kQuarters; ++j) {
+        const int8x16_t b = LoadBytes(w + 16 * j);
+#pragma GCC unroll 4
+        for (int i = 0; i < kRows; ++i) {
+          pairs[i][j][0] = vpadalq_s16(pairs[i][j][0], vmull_s8(vget_low_s8(b), vget_low_s8(four[i])));
+          pairs[i][j][1] = vpadalq_s16(pairs[i][j][1], vmull_high_s8(b, four[i]));
+        }
+      }
+    }
+    Sums<kRows> sums;
+    sums.template Start<false>(a);
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kQuarters; ++j) {
+        sums.c[i][j] = vaddq_s32(sums.c[i][j], vpaddq_s32(pairs[i][j][0], pairs[i][j][1]));
+      }
+    }
+    sums.Finish(a);
+  }
+};
+
+/// One register's four columns over `lines` lines of nibbles, in int16: 2 * 8 products of at most 15 * 128 are 30720.
+template <int kRows>
+struct NibbleSums {
+  static constexpr int kMostLines = 8;
+  int16x8_t low[kRows], high[kRows];
+
+  NibbleSums(const GemmArgs& a, const int8_t* x, const uint8_t* w, int lines) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; ++i) low[i] = high[i] = vdupq_n_s16(0);
+    for (int l = 0; l < lines; ++l, w += kLineBytes, x += 8) {
+      const uint8x16_t v = LoadNibbles(w);
+      Step(a, x, LowNibbles(v));
+      Step(a, x + 4, HighNibbles(v));
+    }
+  }
+  void Step(const GemmArgs& a, const int8_t* x, int8x16_t b) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; ++i) {
+      const int8x16_t four = Broadcast4(x + i * a.x_stride);
+      low[i] = vmlal_s8(low[i], vget_low_s8(b), vget_low_s8(four));
+      high[i] = vmlal_high_s8(high[i], b, four);
+    }
+  }
+  int32x4_t Columns(int i) const { return vpaddq_s32(vpaddlq_s16(low[i]), vpaddlq_s16(high[i])); }
+};
+
+/// int4: smlal into int16, 64 k of four columns at a time.
+template <int kRows>
+struct GemmInt4 {
+  static void Run(const GemmArgs& a) {
+    constexpr int kMost = NibbleSums<kRows>::kMostLines;
+    Sums<kRows> sums;
+    sums.template Start<true>(a);
+    const int8_t* x = static_cast<const int8_t*>(a.x);
+    const uint8_t* w = a.w[0];
+    for (int left = (a.k + 7) / 8; left > 0; left -= kMost, w += kMost * kLineBytes, x += kMost * 8) {
+      const int lines = left < kMost ? left : kMost;
+      for (int l = 0; l < lines; ++l) PrefetchAhead(w + l * kLineBytes);
+#pragma GCC unroll 4
+      for (int j = 0; j < kQuarters; ++j) {
+        const NibbleSums<kRows> part(a, x, w + 16 * j, lines);
+#pragma GCC unroll 4
+        for (int i = 0; i < kRows; ++i) sums.c[i][j] = vaddq_s32(sums.c[i][j], part.Columns(i));
+      }
+    }
+    sums.Finish(a);
+  }
+};
+
+/// Strict fp32: k ascending in one lane, so every ISA gives the same bits.
+template <int kRows>
+struct FloatSums {
+  float32x4_t c[kRows][kQuarters];
+
+  void Start(const GemmArgs& a) {
+    const float* acc = static_cast<const float*>(a.acc);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kQuarters; ++j) c[i][j] = a.add ? vld1q_f32(acc + i * kPairColumns + 4 * j) : vdupq_n_f32(0);
+    }
+  }
+  /// The k that stands in lane kLane of x; weights(j): of four columns.
+  template <int kLane, class Weights>
+  void Step(const float32x4_t (&x)[kRows], Weights weights) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kQuarters; ++j) {
+      const float32x4_t b = weights(j);
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i) c[i][j] = vfmaq_laneq_f32(c[i][j], b, x[i], kLane);
+    }
+  }
+  void Finish(const GemmArgs& a) const {
+    float* acc = static_cast<float*>(a.acc);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kQuarters; ++j) vst1q_f32(acc + i * kPairColumns + 4 * j, c[i][j]);
+    }
+  }
+};
+
+/// Byte kByte of every column's four, as fp32.
+template <int kByte>
+inline float32x4_t ByteAsFloat(const uint8_t* quarter) {
+  int32x4_t v = vreinterpretq_s32_s8(LoadBytes(quarter));
+  if constexpr (kByte < 3) v = vshlq_n_s32(v, 24 - 8 * kByte);
+  return vcvtq_f32_s32(vshrq_n_s32(v, 24));
+}
+
+template <int kRows>
+inline void LoadFours(const GemmArgs& a, const float* x, float32x4_t (&fours)[kRows]) {
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) fours[i] = vld1q_f32(x + i * a.x_stride);
+}
+
+template <int kRows>
+struct GemmFloat {
+  static void Run(const GemmArgs& a) {
+    FloatSums<kRows> s;
+    s.Start(a);
+    const float* x = static_cast<const float*>(a.x);
+    const uint8_t* w = a.w[0];
+    for (int k = 0; k < a.k; k += 4, w += kLineBytes, x += 4) {
+      PrefetchAhead(w);
+      float32x4_t fours[kRows];
+      LoadFours(a, x, fours);
+      s.template Step<0>(fours, [=](int j) { return ByteAsFloat<0>(w + 16 * j); });
+      s.template Step<1>(fours, [=](int j) { return ByteAsFloat<1>(w + 16 * j); });
+      s.template Step<2>(fours, [=](int j) { return ByteAsFloat<2>(w + 16 * j); });
+      s.template Step<3>(fours, [=](int j) { return ByteAsFloat<3>(w + 16 * j); });
+    }
+    s.Finish(a);
+  }
+};
+
+/// A line as four rows of 16 fp32, k ascending.
+void WidenToFloats(const uint8_t* lines, int line_count, uint8_t* out) {
+  float* f = reinterpret_cast<float*>(out);
+  for (int l = 0; l < line_count; ++l, lines += kLineBytes, f += kLineBytes) {
+    PrefetchAhead(lines);
+#pragma GCC unroll 4
+    for (int j = 0; j < kQuarters; ++j) {
+      vst1q_f32(f + 4 * j, ByteAsFloat<0>(lines + 16 * j));
+      vst1q_f32(f + 16 + 4 * j, ByteAsFloat<1>(lines + 16 * j));
+      vst1q_f32(f + 32 + 4 * j, ByteAsFloat<2>(lines + 16 * j));
+      vst1q_f32(f + 48 + 4 * j, ByteAsFloat<3>(lines + 16 * j));
+    }
+  }
+}
+
+template <int kRows>
+struct GemmFloats {
+  static void Run(const GemmArgs& a) {
+    FloatSums<kRows> s;
+    s.Start(a);
+    const float* x = static_cast<const float*>(a.x);
+    const float* w = reinterpret_cast<const float*>(a.w[0]);
+    for (int k = 0; k < a.k; k += 4, w += 4 * kPanelColumns, x += 4) {
+      float32x4_t fours[kRows];
+      LoadFours(a, x, fours);
+      s.template Step<0>(fours, [=](int j) { return vld1q_f32(w + 4 * j); });
+      s.template Step<1>(fours, [=](int j) { return vld1q_f32(w + kPanelColumns + 4 * j); });
+      s.template Step<2>(fours, [=](int j) { return vld1q_f32(w + 2 * kPanelColumns + 4 * j); });
+      s.template Step<3>(fours, [=](int j) { return vld1q_f32(w + 3 * kPanelColumns + 4 * j); });
+    }
+    s.Finish(a);
+  }
+};
+
+}  // namespace
+}  // namespace qgmm::cpu

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+// Kernels of Armv8.2's dot products: sdot takes four k of four columns, which is a quarter of a line, as packed, and x
+// from a lane. fp32 and the stages are NEON's.
+#include "cpu/isa/neon_sums-inl.h"
+#include "cpu/isa/tables.h"
+#include "cpu/pack_x-inl.h"
+
+namespace qgmm::cpu {
+namespace {
+
+/// The four k in lane kLane of every row's x.
+template <int kLane, int kRows>
+inline void Step(Sums<kRows>& sums, const int8x16_t (&x)[kRows], const uint8_t* w) {
+#pragma GCC unroll 4
+  for (int j = 0; j < kQuarters; ++j) {
+    const int8x16_t b = LoadBytes(w + 16 * j);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) sums.c[i][j] = vdotq_laneq_s32(sums.c[i][j], b, x[i], kLane);
+  }
+}
+
+/// int8: per 16 k and row one load of x and 16 sdot; 16 loads of weights for all rows.
+template <int kRows>
+struct GemmInt8 {
+  static void Run(const GemmArgs& a) {
+    Sums<kRows> sums;
+    sums.template Start<false>(a);
+    const int8_t* x = static_cast<const int8_t*>(a.x);
+    const uint8_t* w = a.w[0];
+    int8x16_t v[kRows];
+    int lines = (a.k + 3) / 4;
+    for (; lines >= 4; lines -= 4, w += 4 * kLineBytes, x += 16) {
+      for (int l = 0; l < 4; ++l) PrefetchAhead(w + l * kLineBytes);
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i) v[i] = LoadBytes(x + i * a.x_stride);
+      Step<0>(sums, v, w);
+      Step<1>(sums, v, w + kLineBytes);
+      Step<2>(sums, v, w + 2 * kLineBytes);
+      Step<3>(sums, v, w + 3 * kLineBytes);
+    }
+    for (; lines > 0; --lines, w += kLineBytes, x += 4) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i) v[i] = Broadcast4(x + i * a.x_stride);
+      Step<0>(sums, v, w);
+    }
+    sums.Finish(a);
+  }
+};
+
+/// int4: nibbles are unpacked in the loop, 8 instructions beside 8 sdot per row and line.
+template <int kRows>
+struct GemmInt4 {
+  static void Run(const GemmArgs& a) {
+    Sums<kRows> sums;
+    sums.template Start<true>(a);
+    const int8_t* x = static_cast<const int8_t*>(a.x);
+    const uint8_t* w = a.w[0];
+    for (int k = 0; k < a.k; k += 8, w += kLineBytes, x += 8) {
+      PrefetchAhead(w);
+      int8x8_t v[kRows];
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i) v[i] = vld1_s8(x + i * a.x_stride);
+#pragma GCC unroll 4
+      for (int j = 0; j < kQuarters; ++j) {
+        const uint8x16_t nibbles = LoadNibbles(w + 16 * j);
+        const int8x16_t low = LowNibbles(nibbles), high = HighNibbles(nibbles);
+#pragma GCC unroll 8
+        for (int i = 0; i < kRows; ++i) sums.c[i][j] = vdotq_lane_s32(sums.c[i][j], low, v[i], 0);
+#pragma GCC unroll 8
+        for (int i = 0; i < kRows; ++i) sums.c[i][j] = vdotq_lane_s32(sums.c[i][j], high, v[i], 1);
+      }
+    }
+    sums.Finish(a);
+  }
+};
+
+}  // namespace
+
+constexpr Kernel kNeonDotInt8 = {.name = "neondot_int8", .isa = Isa::kNeonDot, .product = Product::kInt8,
+                                 .tile_m = 6, .min_rows = 1, .slice_step = 4, .k_block = 1024, .x_bytes = 1,
+                                 .row_sums = false, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
+                                 .gemm = ForRows<6, GemmInt8>};
+constexpr Kernel kNeonDotInt4 = {.name = "neondot_int4", .isa = Isa::kNeonDot, .product = Product::kInt4,
+                                 .tile_m = 6, .min_rows = 1, .slice_step = 8, .k_block = 1024, .x_bytes = 1,
+                                 .row_sums = true, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
+                                 .gemm = ForRows<6, GemmInt4>};
+
+}  // namespace qgmm::cpu
