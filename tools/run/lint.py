@@ -10,7 +10,7 @@ CHECKS = {
     "sizes": [VENV_PYTHON, TOOLS / "check_sizes.py"],
     "includes": [VENV_PYTHON, TOOLS / "check_includes.py"],
     "rules": [VENV_PYTHON, TOOLS / "check_rules.py"],
-    "ISA objects": [VENV_PYTHON, TOOLS / "check_isa_objects.py", BUILD / "release"],
+    "ISA objects": [VENV_PYTHON, TOOLS / "check_isa_objects.py", BUILD / "release", BUILD / "aarch64"],
     "situations": [VENV_PYTHON, TOOLS / "check_situations.py", BUILD / "release"],
     "ruff": [VENV_PYTHON, "-m", "ruff", "check", "--no-cache", "--quiet", "--config", TOOLS / "ruff.toml", ROOT],
 }

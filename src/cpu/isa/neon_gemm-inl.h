@@ -33,6 +33,7 @@ struct GemmInt8 {
           pairs[i][j][0] = vpadalq_s16(pairs[i][j][0], vmull_s8(vget_low_s8(b), vget_low_s8(four[i])));
           pairs[i][j][1] = vpadalq_s16(pairs[i][j][1], vmull_high_s8(b, four[i]));
         }
+        LoadsStayHere();
       }
     }
     Sums<kRows> sums;
@@ -63,7 +64,7 @@ struct NibbleSums {
       Step(a, x + 4, HighNibbles(v));
     }
   }
-  void Step(const GemmArgs& a, const int8_t* x, int8x16_t b) {
+  QGMM_IN_REGISTERS void Step(const GemmArgs& a, const int8_t* x, int8x16_t b) {
 #pragma GCC unroll 4
     for (int i = 0; i < kRows; ++i) {
       const int8x16_t four = Broadcast4(x + i * a.x_stride);
@@ -102,7 +103,7 @@ template <int kRows>
 struct FloatSums {
   float32x4_t c[kRows][kQuarters];
 
-  void Start(const GemmArgs& a) {
+  QGMM_IN_REGISTERS void Start(const GemmArgs& a) {
     const float* acc = static_cast<const float*>(a.acc);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
@@ -110,17 +111,17 @@ struct FloatSums {
       for (int j = 0; j < kQuarters; ++j) c[i][j] = a.add ? vld1q_f32(acc + i * kPairColumns + 4 * j) : vdupq_n_f32(0);
     }
   }
-  /// The k that stands in lane kLane of x; weights(j): of four columns.
-  template <int kLane, class Weights>
-  void Step(const float32x4_t (&x)[kRows], Weights weights) {
-#pragma GCC unroll 4
-    for (int j = 0; j < kQuarters; ++j) {
-      const float32x4_t b = weights(j);
+  /// One k of every row and of 16 columns.
+  QGMM_IN_REGISTERS void Step(const GemmArgs& a, const float* x, const float32x4_t (&b)[kQuarters]) {
 #pragma GCC unroll 8
-      for (int i = 0; i < kRows; ++i) c[i][j] = vfmaq_laneq_f32(c[i][j], b, x[i], kLane);
+    for (int i = 0; i < kRows; ++i) {
+      const float32x4_t v = vld1q_dup_f32(x + i * a.x_stride);
+#pragma GCC unroll 4
+      for (int j = 0; j < kQuarters; ++j) c[i][j] = vfmaq_f32(c[i][j], v, b[j]);
     }
+    LoadsStayHere();
   }
-  void Finish(const GemmArgs& a) const {
+  QGMM_IN_REGISTERS void Finish(const GemmArgs& a) const {
     float* acc = static_cast<float*>(a.acc);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
@@ -139,13 +140,13 @@ inline float32x4_t ByteAsFloat(const uint8_t* quarter) {
 }
 
 template <int kRows>
-inline void LoadFours(const GemmArgs& a, const float* x, float32x4_t (&fours)[kRows]) {
-#pragma GCC unroll 8
-  for (int i = 0; i < kRows; ++i) fours[i] = vld1q_f32(x + i * a.x_stride);
-}
-
-template <int kRows>
 struct GemmFloat {
+  template <int kByte>
+  QGMM_IN_REGISTERS static void Step(FloatSums<kRows>& s, const GemmArgs& a, const float* x, const uint8_t* w) {
+    const float32x4_t b[kQuarters] = {ByteAsFloat<kByte>(w), ByteAsFloat<kByte>(w + 16), ByteAsFloat<kByte>(w + 32),
+                                      ByteAsFloat<kByte>(w + 48)};
+    s.Step(a, x + kByte, b);
+  }
   static void Run(const GemmArgs& a) {
     FloatSums<kRows> s;
     s.Start(a);
@@ -153,12 +154,10 @@ struct GemmFloat {
     const uint8_t* w = a.w[0];
     for (int k = 0; k < a.k; k += 4, w += kLineBytes, x += 4) {
       PrefetchAhead(w);
-      float32x4_t fours[kRows];
-      LoadFours(a, x, fours);
-      s.template Step<0>(fours, [=](int j) { return ByteAsFloat<0>(w + 16 * j); });
-      s.template Step<1>(fours, [=](int j) { return ByteAsFloat<1>(w + 16 * j); });
-      s.template Step<2>(fours, [=](int j) { return ByteAsFloat<2>(w + 16 * j); });
-      s.template Step<3>(fours, [=](int j) { return ByteAsFloat<3>(w + 16 * j); });
+      Step<0>(s, a, x, w);
+      Step<1>(s, a, x, w);
+      Step<2>(s, a, x, w);
+      Step<3>(s, a, x, w);
     }
     s.Finish(a);
   }
@@ -186,13 +185,10 @@ struct GemmFloats {
     s.Start(a);
     const float* x = static_cast<const float*>(a.x);
     const float* w = reinterpret_cast<const float*>(a.w[0]);
-    for (int k = 0; k < a.k; k += 4, w += 4 * kPanelColumns, x += 4) {
-      float32x4_t fours[kRows];
-      LoadFours(a, x, fours);
-      s.template Step<0>(fours, [=](int j) { return vld1q_f32(w + 4 * j); });
-      s.template Step<1>(fours, [=](int j) { return vld1q_f32(w + kPanelColumns + 4 * j); });
-      s.template Step<2>(fours, [=](int j) { return vld1q_f32(w + 2 * kPanelColumns + 4 * j); });
-      s.template Step<3>(fours, [=](int j) { return vld1q_f32(w + 3 * kPanelColumns + 4 * j); });
+    const int steps = (a.k + 3) / 4 * 4;
+    for (int k = 0; k < steps; ++k, w += kPanelColumns, ++x) {
+      const float32x4_t b[kQuarters] = {vld1q_f32(w), vld1q_f32(w + 4), vld1q_f32(w + 8), vld1q_f32(w + 12)};
+      s.Step(a, x, b);
     }
     s.Finish(a);
   }

@@ -20,6 +20,13 @@ inline int8x16_t LoadBytes(const void* p) { return vld1q_s8(static_cast<const in
 inline uint8x16_t LoadNibbles(const uint8_t* p) { return vld1q_u8(p); }
 inline void PrefetchAhead(const uint8_t* w) { __builtin_prefetch(w + kPrefetchBytes); }
 
+// Accumulators whose address leaves a function stay in memory: clang 14 would call some of these.
+#define QGMM_IN_REGISTERS __attribute__((always_inline))
+
+/// No load moves across it. Both compilers would load the weights of a whole line ahead of their use, and then keep
+/// accumulators on the stack.
+inline void LoadsStayHere() { asm volatile("" ::: "memory"); }
+
 /// Four k of a row, once per column of a register.
 inline int8x16_t Broadcast4(const int8_t* p) {
   int32_t v;
@@ -42,7 +49,7 @@ struct Sums {
   int32x4_t c[kRows][kQuarters];
 
   template <bool kNibbles>
-  void Start(const GemmArgs& a) {
+  QGMM_IN_REGISTERS void Start(const GemmArgs& a) {
     const int32_t* acc = static_cast<const int32_t*>(a.acc);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
@@ -54,7 +61,7 @@ struct Sums {
       for (int j = 0; j < kQuarters; ++j) c[i][j] = a.add ? vld1q_s32(acc + i * kPairColumns + 4 * j) : start;
     }
   }
-  void Finish(const GemmArgs& a) const {
+  QGMM_IN_REGISTERS void Finish(const GemmArgs& a) const {
     int32_t* acc = static_cast<int32_t*>(a.acc);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {

@@ -16,6 +16,7 @@ inline void Step(Sums<kRows>& sums, const int8x16_t (&x)[kRows], const uint8_t* 
     const int8x16_t b = LoadBytes(w + 16 * j);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) sums.c[i][j] = vdotq_laneq_s32(sums.c[i][j], b, x[i], kLane);
+    LoadsStayHere();
   }
 }
 
@@ -57,17 +58,25 @@ struct GemmInt4 {
     const uint8_t* w = a.w[0];
     for (int k = 0; k < a.k; k += 8, w += kLineBytes, x += 8) {
       PrefetchAhead(w);
-      int8x8_t v[kRows];
-#pragma GCC unroll 8
-      for (int i = 0; i < kRows; ++i) v[i] = vld1_s8(x + i * a.x_stride);
+      int8x16_t v[(kRows + 1) / 2];  // eight k of two rows each: registers are scarce
+#pragma GCC unroll 4
+      for (int i = 0; i < kRows; i += 2)
+        v[i / 2] = vcombine_s8(vld1_s8(x + i * a.x_stride), vld1_s8(x + (i + 1 < kRows ? i + 1 : i) * a.x_stride));
 #pragma GCC unroll 4
       for (int j = 0; j < kQuarters; ++j) {
         const uint8x16_t nibbles = LoadNibbles(w + 16 * j);
         const int8x16_t low = LowNibbles(nibbles), high = HighNibbles(nibbles);
 #pragma GCC unroll 8
-        for (int i = 0; i < kRows; ++i) sums.c[i][j] = vdotq_lane_s32(sums.c[i][j], low, v[i], 0);
+        for (int i = 0; i < kRows; ++i) {
+          int32x4_t& c = sums.c[i][j];
+          c = i % 2 ? vdotq_laneq_s32(c, low, v[i / 2], 2) : vdotq_laneq_s32(c, low, v[i / 2], 0);
+        }
 #pragma GCC unroll 8
-        for (int i = 0; i < kRows; ++i) sums.c[i][j] = vdotq_lane_s32(sums.c[i][j], high, v[i], 1);
+        for (int i = 0; i < kRows; ++i) {
+          int32x4_t& c = sums.c[i][j];
+          c = i % 2 ? vdotq_laneq_s32(c, high, v[i / 2], 3) : vdotq_laneq_s32(c, high, v[i / 2], 1);
+        }
+        LoadsStayHere();
       }
     }
     sums.Finish(a);

@@ -32,7 +32,7 @@ struct BlockSums {
   static constexpr int Second(int p) { return 2 * p + 1 < kRows ? 2 * p + 1 : 2 * p; }
 
   template <bool kNibbles>
-  void Start(const GemmArgs& a) {
+  QGMM_IN_REGISTERS void Start(const GemmArgs& a) {
     const int32_t* acc = static_cast<const int32_t*>(a.acc);
 #pragma GCC unroll 4
     for (int p = 0; p < kRowPairs; ++p) {
@@ -56,20 +56,23 @@ struct BlockSums {
     int8x16_t v[kRowPairs];
     X(const GemmArgs& a, const int8_t* x) {
 #pragma GCC unroll 4
-      for (int p = 0; p < kRowPairs; ++p)
+      for (int p = 0; p < kRowPairs; ++p) {
         v[p] = vcombine_s8(vld1_s8(x + 2 * p * a.x_stride), vld1_s8(x + Second(p) * a.x_stride));
+        asm("" : "+w"(v[p]));  // GCC 12 would keep it twice
+      }
     }
   };
   /// Columns 2e and 2e + 1.
-  void Multiply(int e, const X& x, int8x16_t b) {
+  QGMM_IN_REGISTERS void Multiply(int e, const X& x, int8x16_t b) {
 #pragma GCC unroll 4
     for (int p = 0; p < kRowPairs; ++p) c[p][e] = vmmlaq_s32(c[p][e], x.v[p], b);
+    LoadsStayHere();
   }
-  void Multiply(int j, const X& x, const Zipped& b) {
+  QGMM_IN_REGISTERS void Multiply(int j, const X& x, const Zipped& b) {
     Multiply(2 * j, x, b.first);
     Multiply(2 * j + 1, x, b.second);
   }
-  void Finish(const GemmArgs& a) const {
+  QGMM_IN_REGISTERS void Finish(const GemmArgs& a) const {
     int32_t* acc = static_cast<int32_t*>(a.acc);
 #pragma GCC unroll 4
     for (int p = 0; p < kRowPairs; ++p) {
@@ -86,7 +89,7 @@ struct BlockSums {
 
 /// An odd last line: the k behind it are those of zero weights, whatever x holds there.
 template <int kRows>
-inline void LastLine(BlockSums<kRows>& sums, const GemmArgs& a, const int8_t* x, const uint8_t* w) {
+QGMM_IN_REGISTERS inline void LastLine(BlockSums<kRows>& sums, const GemmArgs& a, const int8_t* x, const uint8_t* w) {
   const typename BlockSums<kRows>::X eight(a, x);
 #pragma GCC unroll 4
   for (int j = 0; j < kQuarters; ++j) sums.Multiply(j, eight, Zipped(LoadBytes(w + 16 * j), vdupq_n_s8(0)));
