@@ -89,8 +89,9 @@ struct Tile {
       }
     }
     if (!kernel.widen) return;
-    widened[h] = GuardedBytes(static_cast<size_t>(lines * kernel.widened_bytes + 4 * shift));
-    kernel.widen(panel[h].data(), lines, widened[h].data());
+    const int whole = (k + line_k - 1) / line_k;  // what a worker asks for
+    widened[h] = GuardedBytes(static_cast<size_t>(whole * kernel.widened_bytes + 4 * shift));
+    kernel.widen(panel[h].data(), whole, widened[h].data());
   }
 
   void PackRows() {
