@@ -118,6 +118,38 @@ TEST_P(Gemm, SlicesOfEveryStep) {
   }
 }
 
+/// Slices folded by the kernel: c = fma(float(sum), scale, c), ascending, in one call or in two.
+TEST_P(IntegerGemm, FoldsSlices) {
+  if (!kernel().folds) GTEST_SKIP() << "not run: " << kernel().name << " folds no slices";
+  std::mt19937 random(21);
+  std::uniform_real_distribution<float> reals(-1.0f, 1.0f);
+  for (int units = 1; units <= 9; ++units) {
+    for (const int slices : {1, 2, 5}) {
+      for (int rows = 1; rows <= kernel().tile_m; ++rows) {
+        Tile tile(kernel(), rows, units * step() * slices, units * step(), 0);
+        tile.Fill(static_cast<uint32_t>(units * 100 + rows));
+        std::vector<float> scales(static_cast<size_t>(slices * kPairColumns));
+        for (float& scale : scales) scale = reals(random);
+        const auto expected = [&](int i, int c) {
+          float folded = 0;
+          for (int s = 0; s < slices; ++s) {
+            const auto sum = static_cast<int32_t>(tile.Expected(i, c, s * tile.slice, tile.slice, 0));
+            folded = std::fma(static_cast<float>(sum), scales[static_cast<size_t>(s * kPairColumns + c)], folded);
+          }
+          return Bits(folded);
+        };
+        for (int first_part = 1; first_part <= slices; ++first_part) {
+          Accumulators acc(tile, 0);
+          tile.MultiplyFolded(0, first_part, scales.data(), acc.data());
+          if (first_part < slices) tile.MultiplyFolded(first_part, slices - first_part, scales.data(), acc.data());
+          acc.Expect(expected, "slice " + std::to_string(tile.slice) + ", " + std::to_string(slices) + " slices");
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
 /// Every pair of extremes with signs that stay and signs that alternate; k past every int16 or saturating partial sum.
 TEST_P(IntegerGemm, IntegerExtremes) {
   const bool int4 = kernel().product == Product::kInt4;

@@ -123,6 +123,26 @@ struct Tile {
     PackRows();
   }
 
+  /// Slices [first, first + count) folded into acc (fp32); scales [slices][32].
+  void MultiplyFolded(int first, int count, const float* scales, void* acc) const {
+    const int line_k = LineK(WeightType(kernel));
+    GemmArgs args = {};
+    args.x_stride = PackedStride(k, kernel);
+    args.x = packed_x.data() + first * slice * kernel.x_bytes;
+    for (int h = 0; h < kernel.panels; ++h) args.w[h] = panel[h].data() + first * slice / line_k * kLineBytes;
+    args.row_sums = row_sums.data() + first;
+    args.row_sums_stride = k / slice;
+    args.rows = rows;
+    args.k = slice;
+    args.add = first > 0;
+    args.acc = acc;
+    args.scales = scales + first * kPairColumns;
+    args.slices = count;
+    if (kernel.enter) kernel.enter();
+    kernel.gemm(args);
+    if (kernel.leave) kernel.leave();
+  }
+
   /// acc of `length` k from `first` on, which lie in one slice, on top of `acc` if `add`; acc is [rows][32], half
   /// `half`.
   void Multiply(int first, int length, bool add, void* acc) const {

@@ -28,7 +28,9 @@ struct GemmArgs {
   int k_offset;          // first k within the line; 0 unless slice_step is 1
   bool add;              // acc holds the sums of an earlier part of the slice
   void* acc;             // int32 or float
-};
+  const float* scales;   // kernels that fold, else null: `slices` slices of k each follow one another in x and w, row_sums of
+  int slices;            // theirs too; acc is fp32: c = fma(float(sum), scales[slice][j], c), from +0 unless `add`.
+};                       // Rows of scales are kPairColumns apart.
 using GemmFn = void (*)(const GemmArgs&);
 
 /// Copies rows of x into the kernel's form and leaves the sums its product needs.
@@ -62,6 +64,7 @@ struct Kernel {
   int k_block;     // most k per call when a block has several row tiles; 0: all
   int x_bytes;     // bytes per packed x element
   bool row_sums;   // reads GemmArgs::row_sums
+  bool folds = false;  // takes GemmArgs::scales
   PackXFn pack_x;
   int widened_bytes;  // bytes per line after `widen`; 0: lines are read as packed
   WidenFn widen;

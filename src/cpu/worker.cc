@@ -230,6 +230,7 @@ void Worker::Multiply(const Task& task) {
 /// Every slice, or part of one, that the stretch holds; where a slice ends its sums are folded. No division inside: a slice
 /// of 32 k of one row is ten cycles of work.
 void Worker::MultiplyStrip(const RowBlock& b, const PairLines& lines, int row, int rows) {
+  if (slices_ > 1 && b.kernel->folds && lines.k % p_.slice == 0) return MultiplySlices(b, lines, row, rows);
   const int64_t stretch_end = lines.first_k + lines.k;
   int64_t slice = slices_ > 1 ? lines.first_k / p_.slice : 0;
   for (int64_t k = lines.first_k; k < stretch_end; ++slice) {
@@ -246,13 +247,33 @@ void Worker::MultiplyStrip(const RowBlock& b, const PairLines& lines, int row, i
 
 void Worker::MultiplySlice(const RowBlock& b, const PairLines& lines, int row, int rows, int64_t slice, int64_t first_k,
                            int64_t k) {
-  const bool int4 = p_.w.dtype == DType::kInt4;
-  const int64_t line = int4 ? first_k / 8 - lines.first_k / 8 : first_k / 4 - lines.first_k / 4;
+  const int64_t line_k = LineK(p_.w.dtype);
   GemmArgs args = {};
-  args.row_sums_stride = slices_;
   args.k = static_cast<int>(k);
-  args.k_offset = static_cast<int>(int4 ? first_k % 8 : first_k % 4);
+  args.k_offset = static_cast<int>(first_k % line_k);
   args.add = first_k != slice * p_.slice;
+  MultiplyTiles(b, lines, row, rows, slice, first_k, args,
+                At<int32_t>(plan_.scratch.acc) + AccRow(b, lines.index, row, 0) * kPairColumns);
+}
+
+/// Whole slices, which the kernel folds.
+void Worker::MultiplySlices(const RowBlock& b, const PairLines& lines, int row, int rows) {
+  const int64_t slice = lines.first_k / p_.slice;
+  GemmArgs args = {};
+  args.k = static_cast<int>(p_.slice);
+  args.slices = static_cast<int>(lines.k / p_.slice);
+  args.scales = columns_[lines.index].scale + slice * kPairColumns;
+  args.add = slice > 0;
+  MultiplyTiles(b, lines, row, rows, slice, lines.first_k, args,
+                At<int32_t>(plan_.scratch.folded) + AccRow(b, lines.index, row, 0) * kPairColumns);
+}
+
+/// Panel by panel (or the pair), tile after tile of rows; `acc`: of the strip's first row.
+void Worker::MultiplyTiles(const RowBlock& b, const PairLines& lines, int row, int rows, int64_t slice, int64_t first_k,
+                           GemmArgs args, int32_t* acc) {
+  const int64_t line_k = LineK(p_.w.dtype), line = first_k / line_k - lines.first_k / line_k;
+  const float* scales = args.scales;
+  args.row_sums_stride = slices_;
   for (int h = 0; h < 2; h += lines.kernel[h]->panels) {
     const Kernel& kernel = *lines.kernel[h];
     const std::byte* x = PackedX(b, kernel);
@@ -261,11 +282,12 @@ void Worker::MultiplySlice(const RowBlock& b, const PairLines& lines, int row, i
       args.w[i] = lines.panel[h + i] + line * (kernel.widen ? kernel.widened_bytes : kLineBytes);
       args.column_sums[i] = lines.column_sums[h + i];
     }
+    args.scales = scales ? scales + h * kPanelColumns : nullptr;
     for (int r = 0; r < rows; r += kernel.tile_m) {
       args.rows = std::min(kernel.tile_m, rows - r);
       args.x = x + ((row + r) * args.x_stride + first_k) * kernel.x_bytes;
       args.row_sums = At<int32_t>(plan_.scratch.row_sums) + (row + r) * slices_ + slice;
-      args.acc = At<int32_t>(plan_.scratch.acc) + AccRow(b, lines.index, row + r, r) * kPairColumns + h * kPanelColumns;
+      args.acc = acc + r * kPairColumns + h * kPanelColumns;
       kernel.gemm(args);
       PrefetchSome();
     }

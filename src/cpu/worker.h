@@ -65,6 +65,9 @@ class Worker {
   void MultiplyStrip(const RowBlock& b, const PairLines& lines, int row, int rows);
   void MultiplySlice(const RowBlock& b, const PairLines& lines, int row, int rows, int64_t slice, int64_t first_k,
                      int64_t k);
+  void MultiplySlices(const RowBlock& b, const PairLines& lines, int row, int rows);
+  void MultiplyTiles(const RowBlock& b, const PairLines& lines, int row, int rows, int64_t slice, int64_t first_k,
+                     GemmArgs args, int32_t* acc);
   void AddResiduals(const RowBlock& b, const PairLines& lines, int row, int rows);
   void FinishStrip(const RowBlock& b, const Task& task, int64_t pair, int index, int row, int rows);
 

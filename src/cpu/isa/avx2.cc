@@ -31,7 +31,7 @@ constexpr Kernel kAvx2Quads = {.name = "avx2_quads", .isa = Isa::kAvx2, .product
                                .widen = nullptr, .gemm = ForRows<4, GemmQuads>};
 constexpr Kernel kAvx2Int4 = {.name = "avx2_int4", .isa = Isa::kAvx2, .product = Product::kInt4,
                               .tile_m = 4, .min_rows = 1, .slice_step = 8, .k_block = 0, .x_bytes = 1,
-                              .row_sums = true, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
+                              .row_sums = true, .folds = true, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
                               .gemm = ForRows<4, GemmInt4>};
 constexpr Kernel kAvx2Float = {.name = "avx2_float", .isa = Isa::kAvx2, .product = Product::kFloat,
                                .tile_m = 4, .min_rows = 1, .slice_step = 4, .k_block = 0, .x_bytes = 4,

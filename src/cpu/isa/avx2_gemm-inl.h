@@ -144,12 +144,11 @@ struct NibbleSums {
   __m256i partial[kRows][2];
 
   /// The + 8 of the stored nibbles is taken out at the start of a slice.
-  void Start(const GemmArgs& a) {
-    sums.Start(a);
-    if (a.add) return;
+  void Start(const GemmArgs& a, int slice) {
+    if (a.add && a.scales == nullptr) return sums.Start(a);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
-      const __m256i start = _mm256_set1_epi32(-8 * a.row_sums[i * a.row_sums_stride]);
+      const __m256i start = _mm256_set1_epi32(-8 * a.row_sums[i * a.row_sums_stride + slice]);
       sums.c[i][0] = start;
       sums.c[i][1] = start;
     }
@@ -164,6 +163,22 @@ struct NibbleSums {
       const __m256i four = Broadcast4(x + i * a.x_stride);
       partial[i][0] = _mm256_add_epi16(partial[i][0], _mm256_maddubs_epi16(b0, four));
       partial[i][1] = _mm256_add_epi16(partial[i][1], _mm256_maddubs_epi16(b1, four));
+    }
+  }
+  void Finish(const GemmArgs& a, int slice) const {
+    if (a.scales == nullptr) return sums.Finish(a);
+    const float* scales = a.scales + slice * kPairColumns;
+    float* folded = static_cast<float*>(a.acc);
+    const bool first = slice == 0 && !a.add;
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      const __m256 scale = _mm256_loadu_ps(scales + 8 * j);
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i) {
+        float* at = folded + i * kPairColumns + 8 * j;
+        const __m256 before = first ? _mm256_setzero_ps() : _mm256_loadu_ps(at);
+        _mm256_storeu_ps(at, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums.c[i][j]), scale, before));
+      }
     }
   }
   void Flush() {
@@ -181,25 +196,27 @@ struct NibbleSums {
 template <int kRows>
 struct GemmInt4 {
   static void Run(const GemmArgs& a) {
-    NibbleSums<kRows> s;
-    s.Start(a);
     const __m256i low = _mm256_set1_epi8(15);
     const int8_t* x = static_cast<const int8_t*>(a.x);
     const uint8_t* w = a.w[0];
-    const int lines = (a.k + 7) / 8;
-    for (int l = 0; l < lines;) {
-      const int end = l + 4 < lines ? l + 4 : lines;
-      s.Clear();
-      for (; l < end; ++l, w += kLineBytes, x += 8) {
-        PrefetchAhead(w);
-        const __m256i v0 = Load32(w), v1 = Load32(w + 32);
-        s.Step(a, x, _mm256_and_si256(v0, low), _mm256_and_si256(v1, low));
-        s.Step(a, x + 4, _mm256_and_si256(_mm256_srli_epi16(v0, 4), low),
-               _mm256_and_si256(_mm256_srli_epi16(v1, 4), low));
+    const int lines = (a.k + 7) / 8, slices = a.scales ? a.slices : 1;
+    for (int slice = 0; slice < slices; ++slice) {
+      NibbleSums<kRows> s;
+      s.Start(a, slice);
+      for (int l = 0; l < lines;) {
+        const int end = l + 4 < lines ? l + 4 : lines;
+        s.Clear();
+        for (; l < end; ++l, w += kLineBytes, x += 8) {
+          PrefetchAhead(w);
+          const __m256i v0 = Load32(w), v1 = Load32(w + 32);
+          s.Step(a, x, _mm256_and_si256(v0, low), _mm256_and_si256(v1, low));
+          s.Step(a, x + 4, _mm256_and_si256(_mm256_srli_epi16(v0, 4), low),
+                 _mm256_and_si256(_mm256_srli_epi16(v1, 4), low));
+        }
+        s.Flush();
       }
-      s.Flush();
+      s.Finish(a, slice);
     }
-    s.sums.Finish(a);
   }
 };
 

@@ -14,7 +14,8 @@ namespace {
 
 constexpr int kTileRows = 16;  // 16 rows per expert: 140 GMAC/s, with tiles of 12 116 (one core of a Zen 4)
 constexpr int kRegisters = 32;
-constexpr int kPrefetchBytes = 2048;  // ahead in a panel that comes from memory; panels of a task are contiguous
+constexpr int kPrefetchBytes = 4096;  // ahead in a panel that comes from memory; panels of a task are contiguous. One row,
+                                       // against 2048: int4 13.0 -> 14.2 GB/s, int8 20.0 -> 20.4 (one core of a Zen 4)
 static_assert(kTileRows + 4 + 2 <= kRegisters);
 
 inline __m512i LoadLine(const uint8_t* w) {
@@ -33,12 +34,14 @@ template <int kRows, int kOffset>
 struct IntegerSums {
   __m512i c[kRows];
 
-  void Start(const GemmArgs& a) {
+  void Start(const GemmArgs& a, int slice) {
     const int32_t* acc = static_cast<const int32_t*>(a.acc);
+    const bool add = a.add && a.scales == nullptr;
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      const uint32_t added = static_cast<uint32_t>(kOffset) * static_cast<uint32_t>(a.row_sums[i * a.row_sums_stride]);
-      c[i] = a.add ? _mm512_loadu_si512(acc + i * kPairColumns) : _mm512_set1_epi32(static_cast<int32_t>(0u - added));
+      const uint32_t sum = static_cast<uint32_t>(a.row_sums[i * a.row_sums_stride + slice]);
+      const int32_t start = static_cast<int32_t>(0u - static_cast<uint32_t>(kOffset) * sum);
+      c[i] = add ? _mm512_loadu_si512(acc + i * kPairColumns) : _mm512_set1_epi32(start);
     }
   }
   void Step(const GemmArgs& a, const int8_t* x, __m512i weights) {
@@ -49,24 +52,40 @@ struct IntegerSums {
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) c[i] = _mm512_add_epi32(c[i], other.c[i]);
   }
-  void Finish(const GemmArgs& a) const {
+  void Finish(const GemmArgs& a, int slice) const {
+    if (a.scales) return Fold(a, slice);
     int32_t* acc = static_cast<int32_t*>(a.acc);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) _mm512_storeu_si512(acc + i * kPairColumns, c[i]);
   }
+  void Fold(const GemmArgs& a, int slice) const {
+    const __m512 scale = _mm512_loadu_ps(a.scales + slice * kPairColumns);
+    float* folded = static_cast<float*>(a.acc);
+    const bool first = slice == 0 && !a.add;
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+      const __m512 before = first ? _mm512_setzero_ps() : _mm512_loadu_ps(folded + i * kPairColumns);
+      _mm512_storeu_ps(folded + i * kPairColumns, _mm512_fmadd_ps(_mm512_cvtepi32_ps(c[i]), scale, before));
+    }
+  }
 };
+
+/// Slices of a call: one, unless it folds.
+inline int SliceCount(const GemmArgs& a) { return a.scales ? a.slices : 1; }
 
 /// int8: per line one load, one xor (+ 128), one vpdpbusd per row; 64 multiply-adds each, modulo 2^32, never saturating.
 template <int kRows>
 struct GemmInt8 {
   static void Run(const GemmArgs& a) {
-    IntegerSums<kRows, 128> sums;
-    sums.Start(a);
     const __m512i flip = _mm512_set1_epi8(-128);
     const int8_t* x = static_cast<const int8_t*>(a.x);
     const uint8_t* w = a.w[0];
-    for (int k = 0; k < a.k; k += 4, w += kLineBytes, x += 4) sums.Step(a, x, _mm512_xor_si512(LoadLine(w), flip));
-    sums.Finish(a);
+    for (int slice = 0; slice < SliceCount(a); ++slice) {
+      IntegerSums<kRows, 128> sums;
+      sums.Start(a, slice);
+      for (int k = 0; k < a.k; k += 4, w += kLineBytes, x += 4) sums.Step(a, x, _mm512_xor_si512(LoadLine(w), flip));
+      sums.Finish(a, slice);
+    }
   }
 };
 
@@ -76,18 +95,20 @@ template <int kRows>
 struct GemmInt4 {
   static constexpr bool kTwoChains = kRows <= 4;
   static void Run(const GemmArgs& a) {
-    IntegerSums<kRows, 8> sums, odd = {};
-    sums.Start(a);
     const __m512i low = _mm512_set1_epi8(15);
     const int8_t* x = static_cast<const int8_t*>(a.x);
     const uint8_t* w = a.w[0];
-    for (int k = 0; k < a.k; k += 8, w += kLineBytes, x += 8) {
-      const __m512i v = LoadLine(w);
-      sums.Step(a, x, _mm512_and_si512(v, low));
-      (kTwoChains ? odd : sums).Step(a, x + 4, _mm512_and_si512(_mm512_srli_epi16(v, 4), low));
+    for (int slice = 0; slice < SliceCount(a); ++slice) {
+      IntegerSums<kRows, 8> sums, odd = {};
+      sums.Start(a, slice);
+      for (int k = 0; k < a.k; k += 8, w += kLineBytes, x += 8) {
+        const __m512i v = LoadLine(w);
+        sums.Step(a, x, _mm512_and_si512(v, low));
+        (kTwoChains ? odd : sums).Step(a, x + 4, _mm512_and_si512(_mm512_srli_epi16(v, 4), low));
+      }
+      if constexpr (kTwoChains) sums.Add(odd);
+      sums.Finish(a, slice);
     }
-    if constexpr (kTwoChains) sums.Add(odd);
-    sums.Finish(a);
   }
 };
 
@@ -129,11 +150,11 @@ struct GemmFloat {
 // k_block: x of a tile and the panel's stretch (16 KiB each; int4 8 KiB, fp32 4 KiB of panel) stay in L1.
 constexpr Kernel kAvx512VnniInt8 = {.name = "avx512vnni_int8", .isa = Isa::kAvx512Vnni, .product = Product::kInt8,
                                     .tile_m = kTileRows, .min_rows = 1, .slice_step = 4, .k_block = 1024, .x_bytes = 1,
-                                    .row_sums = true, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
+                                    .row_sums = true, .folds = true, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
                                     .gemm = ForRows<kTileRows, GemmInt8>};
 constexpr Kernel kAvx512VnniInt4 = {.name = "avx512vnni_int4", .isa = Isa::kAvx512Vnni, .product = Product::kInt4,
                                     .tile_m = kTileRows, .min_rows = 1, .slice_step = 8, .k_block = 1024, .x_bytes = 1,
-                                    .row_sums = true, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
+                                    .row_sums = true, .folds = true, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
                                     .gemm = ForRows<kTileRows, GemmInt4>};
 constexpr Kernel kAvx512VnniFloat = {.name = "avx512vnni_float", .isa = Isa::kAvx512Vnni, .product = Product::kFloat,
                                      .tile_m = kTileRows, .min_rows = 1, .slice_step = 4, .k_block = 256, .x_bytes = 4,
