@@ -26,6 +26,8 @@ struct GemmArgs {
   int rows;
   int k;                 // kernels other than scalar round it up to whole lines: x and panels are padded with zeros
   int k_offset;          // first k within the line; 0 unless slice_step is 1
+  const uint8_t* prefetch[2];  // what is read next, per panel: kernels may fetch a cache line from
+  int prefetch_step;           // prefetch[h] + i * prefetch_step while they work on line i; 0: nothing comes
   bool add;              // acc holds the sums of an earlier part of the slice
   void* acc;             // int32 or float
   const float* scales;   // kernels that fold, else null: `slices` slices of k each follow one another in x and w, row_sums of

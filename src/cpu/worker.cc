@@ -3,6 +3,7 @@
 #include "cpu/worker.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <tuple>
 #include <utility>
@@ -160,30 +161,38 @@ Worker::PairLines Worker::Lines(const RowBlock& b, int64_t pair, int index, int6
   return lines;
 }
 
-/// While a widened stretch is multiplied from L1 and L2, memory is idle: the next stretch's lines are fetched then.
-void Worker::PlanPrefetch(const RowBlock& b, const Task& task, int64_t pair, int64_t first_k) {
-  prefetch_ = {};
-  if (!p_.w.packed.given() || !b.kernel->widen) return;
-  int64_t next_k = first_k + b.k_block;
+/// The panels of the next stretch, for kernels to fetch while they multiply this one again and again.
+void Worker::FindNext(const RowBlock& b, const Task& task, int64_t pair, PairLines* lines) const {
+  if (!p_.w.packed.given()) return;
+  int64_t next_k = lines->first_k + b.k_block;
   if (next_k >= p_.k) {
     next_k = 0;
     if (++pair >= task.first_pair + task.pairs) return;
   }
-  const int64_t lines = LinesOf(std::min(b.k_block, p_.k - next_k), p_.w.dtype);
-  const int64_t calls = 2 / b.kernel->panels * ((b.packed_rows + b.kernel->tile_m - 1) / b.kernel->tile_m);
-  prefetch_ = {{nullptr, nullptr}, 2 * lines, 0, (2 * lines + calls - 1) / calls};
   for (int h = 0; h < 2; ++h) {
-    prefetch_.panel[h] = PanelAt(p_.w.packed, b.expert, 2 * pair + h) + next_k / LineK(p_.w.dtype) * kLineBytes;
+    lines->next[h] = PanelAt(p_.w.packed, b.expert, 2 * pair + h) + next_k / LineK(p_.w.dtype) * kLineBytes;
   }
 }
 
-void Worker::PrefetchSome() {
-  const int64_t half = prefetch_.lines / 2, end = std::min(prefetch_.done + prefetch_.per_call, prefetch_.lines);
-  for (int64_t i = prefetch_.done; i < end; ++i) {
-    __builtin_prefetch(i < half ? prefetch_.panel[0] + i * kLineBytes : prefetch_.panel[1] + (i - half) * kLineBytes, 0,
-                       2);
+/// What the call fetches that multiplies rows [row, row + tile_m) with all lines of a stretch. One tile of rows: what comes
+/// in its own stream. Several: each tile fetches a part of the next stretch, so that memory is read all the time.
+void Worker::SetPrefetch(const RowBlock& b, const Kernel& kernel, const PairLines& lines, int half, int row,
+                         GemmArgs* args) const {
+  constexpr int kAheadBytes = 4096;
+  const int tiles = (b.packed_rows + kernel.tile_m - 1) / kernel.tile_m, tile = row / kernel.tile_m;
+  const int shift = std::bit_width(static_cast<unsigned>(tiles)) - 1;  // 2^shift tiles fetch a part each
+  const int64_t part = LinesOf(lines.k, p_.w.dtype) * kLineBytes >> shift;
+  args->prefetch_step = 0;
+  for (int i = 0; i < kernel.panels; ++i) {
+    args->prefetch[i] = args->w[i];
+    if (tiles == 1) {
+      args->prefetch[i] += kAheadBytes;
+      args->prefetch_step = kLineBytes;
+    } else if (lines.next[half + i] != nullptr && tile < 1 << shift) {
+      args->prefetch[i] = lines.next[half + i] + tile * part;
+      args->prefetch_step = kLineBytes >> shift;
+    }
   }
-  prefetch_.done = end;
 }
 
 void Worker::Multiply(const Task& task) {
@@ -211,9 +220,9 @@ void Worker::Multiply(const Task& task) {
                    At<uint8_t>(plan_.scratch.lines), count * kLineBytes);
       }
       for (int i = 0; i < pairs; ++i) {
-        const PairLines lines = Lines(b, first + i, i, k0, k);
+        PairLines lines = Lines(b, first + i, i, k0, k);
+        FindNext(b, task, first + i, &lines);
         kernels_ran_ |= TableBit(lines.kernel[0]) | TableBit(lines.kernel[1]);
-        PlanPrefetch(b, task, first + i, k0);
         for (int row = 0; row < b.packed_rows; row += strip) {
           const int rows = std::min(strip, b.packed_rows - row);
           MultiplyStrip(b, lines, row, rows);
@@ -288,8 +297,8 @@ void Worker::MultiplyTiles(const RowBlock& b, const PairLines& lines, int row, i
       args.x = x + ((row + r) * args.x_stride + first_k) * kernel.x_bytes;
       args.row_sums = At<int32_t>(plan_.scratch.row_sums) + (row + r) * slices_ + slice;
       args.acc = acc + r * kPairColumns + h * kPanelColumns;
+      SetPrefetch(b, kernel, lines, h, row + r, &args);
       kernel.gemm(args);
-      PrefetchSome();
     }
   }
 }

@@ -39,15 +39,10 @@ class Worker {
     const Kernel* kernel[2];
     PanelPromise promise[2];   // kernels that need a certificate: with a residual list
     alignas(64) int32_t column_sums[2][kPanelColumns];  // the same
+    const uint8_t* next[2];    // the panels of the stretch that follows; null if none does
     int64_t first_k, k;
     int index;                 // of the pair in its span
   };
-  /// Cache lines to fetch while the kernel works: the panels of the next stretch.
-  struct Prefetch {
-    const uint8_t* panel[2] = {nullptr, nullptr};
-    int64_t lines = 0, done = 0, per_call = 0;
-  };
-
   template <class T>
   T* At(size_t offset) const { return reinterpret_cast<T*>(scratch_ + offset); }
   float* Results(const RowBlock& b) const;
@@ -60,8 +55,9 @@ class Worker {
   void GatherColumns(const RowBlock& b, int64_t pair, int index);
   PairLines Lines(const RowBlock& b, int64_t pair, int index, int64_t first_k, int64_t k);
   void ChooseKernels(const RowBlock& b, int64_t pair, PairLines* lines) const;
-  void PlanPrefetch(const RowBlock& b, const Task& task, int64_t pair, int64_t first_k);
-  void PrefetchSome();
+  void FindNext(const RowBlock& b, const Task& task, int64_t pair, PairLines* lines) const;
+  void SetPrefetch(const RowBlock& b, const Kernel& kernel, const PairLines& lines, int half, int row,
+                   GemmArgs* args) const;
   void MultiplyStrip(const RowBlock& b, const PairLines& lines, int row, int rows);
   void MultiplySlice(const RowBlock& b, const PairLines& lines, int row, int rows, int64_t slice, int64_t first_k,
                      int64_t k);
@@ -79,7 +75,6 @@ class Worker {
   int block_ = -1;  // of x in scratch, in the forms that are true here:
   bool packed_ = false, certified_packed_ = false, transposed_ = false;
   PairColumns columns_[kScalePairs];
-  Prefetch prefetch_;
   uint64_t kernels_ran_ = 0;
 };
 

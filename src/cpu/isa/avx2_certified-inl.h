@@ -51,8 +51,9 @@ struct GemmPairs {
     const __m256i ones = _mm256_set1_epi16(1);
     const uint8_t* x = static_cast<const uint8_t*>(a.x);
     const uint8_t* w = a.w[0];
+    Ahead ahead(a);
     for (int k = 0; k < a.k; k += 4, w += kLineBytes, x += 4) {
-      PrefetchAhead(w);
+      ahead.Fetch();
       const __m256i b0 = Load32(w), b1 = Load32(w + 32);
 #pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i) {
@@ -75,9 +76,10 @@ struct GemmQuads {
     const __m256i ones = _mm256_set1_epi16(1);
     const uint8_t* x = static_cast<const uint8_t*>(a.x);
     const uint8_t* w = a.w[0];
+    Ahead ahead(a);
     for (int k = 0; k < a.k; k += 8, w += 2 * kLineBytes, x += 8) {
-      PrefetchAhead(w);
-      PrefetchAhead(w + kLineBytes);
+      ahead.Fetch();
+      ahead.Fetch();
       const __m256i b0 = Load32(w), b1 = Load32(w + 32), b2 = Load32(w + 64), b3 = Load32(w + 96);
 #pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i) {

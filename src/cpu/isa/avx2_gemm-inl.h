@@ -15,7 +15,6 @@ namespace qgmm::cpu {
 namespace {
 
 constexpr int kRegisters = 16;
-constexpr int kPrefetchBytes = 2048;  // ahead in a panel that comes from memory; panels of a task are contiguous
 
 inline __m256i Load32(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline void Store32(void* p, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
@@ -24,9 +23,17 @@ inline __m256i Broadcast4(const void* p) {
   __builtin_memcpy(&v, p, sizeof(v));
   return _mm256_set1_epi32(v);
 }
-inline void PrefetchAhead(const uint8_t* w) {
-  _mm_prefetch(reinterpret_cast<const char*>(w) + kPrefetchBytes, _MM_HINT_T0);
-}
+
+/// Fetches what the worker says is read next, in `calls` steps per line.
+struct Ahead {
+  const uint8_t* at;
+  int step;
+  explicit Ahead(const GemmArgs& a, int calls = 1) : at(a.prefetch[0]), step(a.prefetch_step / calls) {}
+  void Fetch() {
+    _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T0);
+    at += step;
+  }
+};
 
 /// The accumulators of kRows rows x 16 columns, int32.
 template <int kRows>
@@ -85,8 +92,9 @@ struct GemmWide {
     sums.Start(a);
     const int16_t* x = static_cast<const int16_t*>(a.x);
     const uint8_t* w = a.w[0];
+    Ahead ahead(a);
     for (int k = 0; k < a.k; k += 4, w += kLineBytes, x += 4) {
-      PrefetchAhead(w);
+      ahead.Fetch();
       const __m256i v0 = Load32(w), v1 = Load32(w + 32);
       const __m256i even0 = EvenBytes(v0), odd0 = OddBytes(v0), even1 = EvenBytes(v1), odd1 = OddBytes(v1);
 #pragma GCC unroll 8
@@ -102,10 +110,12 @@ struct GemmWide {
   }
 };
 
+constexpr int kPrefetchBytes = 4096;  // ahead in a panel that is widened; panels of a task are contiguous
+
 /// A line as two of int16 pairs: [16 columns][k 0, 2], then [16 columns][k 1, 3].
 void WidenToShorts(const uint8_t* lines, int line_count, uint8_t* out) {
   for (int l = 0; l < line_count; ++l, lines += kLineBytes, out += 2 * kLineBytes) {
-    PrefetchAhead(lines);
+    _mm_prefetch(reinterpret_cast<const char*>(lines) + kPrefetchBytes, _MM_HINT_T0);
     const __m256i v0 = Load32(lines), v1 = Load32(lines + 32);
     Store32(out, EvenBytes(v0));
     Store32(out + 32, EvenBytes(v1));
@@ -123,8 +133,10 @@ struct GemmShorts {
     sums.Start(a);
     const int16_t* x = static_cast<const int16_t*>(a.x);
     const uint8_t* w = a.w[0];
+    Ahead ahead(a, 2);
     const int steps = (a.k + 3) / 4 * 2;
     for (int q = 0; q < steps; ++q, w += 64, x += 2) {
+      ahead.Fetch();
       const __m256i b0 = Load32(w), b1 = Load32(w + 32);
 #pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i) {
@@ -199,6 +211,7 @@ struct GemmInt4 {
     const __m256i low = _mm256_set1_epi8(15);
     const int8_t* x = static_cast<const int8_t*>(a.x);
     const uint8_t* w = a.w[0];
+    Ahead ahead(a);
     const int lines = (a.k + 7) / 8, slices = a.scales ? a.slices : 1;
     for (int slice = 0; slice < slices; ++slice) {
       NibbleSums<kRows> s;
@@ -207,7 +220,7 @@ struct GemmInt4 {
         const int end = l + 4 < lines ? l + 4 : lines;
         s.Clear();
         for (; l < end; ++l, w += kLineBytes, x += 8) {
-          PrefetchAhead(w);
+          ahead.Fetch();
           const __m256i v0 = Load32(w), v1 = Load32(w + 32);
           s.Step(a, x, _mm256_and_si256(v0, low), _mm256_and_si256(v1, low));
           s.Step(a, x + 4, _mm256_and_si256(_mm256_srli_epi16(v0, 4), low),
@@ -267,8 +280,9 @@ struct GemmFloat {
     s.Start(a);
     const float* x = static_cast<const float*>(a.x);
     const uint8_t* w = a.w[0];
+    Ahead ahead(a);
     for (int k = 0; k < a.k; k += 4, w += kLineBytes, x += 4) {
-      PrefetchAhead(w);
+      ahead.Fetch();
       const __m256i v0 = Load32(w), v1 = Load32(w + 32);
       s.Step(a, x, ByteAsFloat<0>(v0), ByteAsFloat<0>(v1));
       s.Step(a, x + 1, ByteAsFloat<1>(v0), ByteAsFloat<1>(v1));
@@ -283,7 +297,7 @@ struct GemmFloat {
 void WidenToFloats(const uint8_t* lines, int line_count, uint8_t* out) {
   float* f = reinterpret_cast<float*>(out);
   for (int l = 0; l < line_count; ++l, lines += kLineBytes, f += kLineBytes) {
-    PrefetchAhead(lines);
+    _mm_prefetch(reinterpret_cast<const char*>(lines) + kPrefetchBytes, _MM_HINT_T0);
     const __m256i v0 = Load32(lines), v1 = Load32(lines + 32);
     _mm256_storeu_ps(f, ByteAsFloat<0>(v0));
     _mm256_storeu_ps(f + 8, ByteAsFloat<0>(v1));
@@ -304,8 +318,12 @@ struct GemmFloats {
     s.Start(a);
     const float* x = static_cast<const float*>(a.x);
     const float* w = reinterpret_cast<const float*>(a.w[0]);
+    Ahead ahead(a);
     const int steps = (a.k + 3) / 4 * 4;
-    for (int k = 0; k < steps; ++k, w += kPanelColumns, ++x) s.Step(a, x, _mm256_loadu_ps(w), _mm256_loadu_ps(w + 8));
+    for (int k = 0; k < steps; ++k, w += kPanelColumns, ++x) {
+      if (k % 4 == 0) ahead.Fetch();
+      s.Step(a, x, _mm256_loadu_ps(w), _mm256_loadu_ps(w + 8));
+    }
     s.Finish(a);
   }
 };
