@@ -78,17 +78,11 @@ void Worker::PackX(const RowBlock& b, const Kernel& kernel, std::byte* packed) {
   kernel.pack_x(args);
 }
 
-/// Rows of scales are kilobytes apart, a page and a cache miss each: of every row several pairs are read at once.
+/// Scales of several pairs, as they lie together.
 void Worker::GatherScales(const RowBlock& b, int64_t first_pair, int64_t pairs) {
   const Columns& scale = p_.epilogue.scale;
-  float* scales = At<float>(plan_.scratch.scales);
-  for (int64_t s = 0; scale.given() && s < slices_; ++s) {
-    for (int64_t i = 0; i < pairs; ++i) {
-      const int64_t panel = 2 * (first_pair + i);
-      const PanelSpan spans[2] = {ColumnsOf(panel, p_.n, p_.w.paired), ColumnsOf(panel + 1, p_.n, p_.w.paired)};
-      GatherPair(scale, b.expert, s, spans, scales + (i * slices_ + s) * kPairColumns);
-    }
-  }
+  if (!scale.given()) return;
+  GatherPairs(scale, b.expert, slices_, first_pair, pairs, p_.n, p_.w.paired, At<float>(plan_.scratch.scales));
 }
 
 void Worker::GatherColumns(const RowBlock& b, int64_t pair, int index) {
