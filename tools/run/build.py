@@ -38,7 +38,7 @@ def build(preset: str, compiler: Compiler, *, targets: tuple[str, ...] = (), **d
     """Configures build/<preset> where needed and builds `targets` (none: all)."""
     folder = BUILD / preset
     env = child_environment()
-    if "release" in preset or preset in ("demo", "bench"):
+    if "release" in preset or preset in ("demo", "bench", "aarch64"):
         define.setdefault("QGMM_WERROR", "ON" if os.environ.get("QGMM_WERROR") == "1" else "OFF")
     inputs = {"compiler": str(compiler), "command": compiler.command, "root": str(ROOT), "define": define,
               "presets": (ROOT / "CMakePresets.json").read_text()}

@@ -3,6 +3,7 @@
 import os
 import time
 
+import arm
 import checkout
 import environment
 import lint
@@ -66,6 +67,7 @@ def test(words: list[str]) -> int:
     if words:
         session.pytest("Python tests", words)
         return session.close()
+    other_machine = arm.Arm()
     session.ctest("C++ tests", "release")
     lesser = _lesser_isas()
     for isa in lesser:
@@ -74,6 +76,7 @@ def test(words: list[str]) -> int:
     for isa in lesser:
         session.pytest(f"Python tests, QGMM_MAX_ISA={isa}", [ROOT / "tests" / "python" / name for name in ISA_PYTHON],
                        QGMM_MAX_ISA=isa, QGMM_TEST_SMALL="1")
+    other_machine.run(session)
     session.pytest("installed package", [ROOT / "tests" / "package"])
     session.pytest("./run and its checks", [ROOT / "tests" / "tools"])
     if not os.environ.get("QGMM_VENDOR_DOCS"):

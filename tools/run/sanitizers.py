@@ -4,6 +4,7 @@ compiler with warnings as errors; g++ builds the PyTorch door, as its runtime ca
 import shutil
 from pathlib import Path
 
+import arm
 import debian
 import toolchain
 from build import build
@@ -67,6 +68,7 @@ def run_all() -> int:
         build("tsan", clang, targets=THREADS)
         gcc = _gcc()
         stage = _sanitized_package(gcc)
+    arm.compile_by(clang, session)
     # The thread sanitizer of older compilers fails under wide address randomisation.
     no_randomisation = ("setarch", "-R") if shutil.which("setarch") else ()
     session.ctest("C++ tests, address and undefined sanitizers", "asan", ASAN_OPTIONS=ASAN, UBSAN_OPTIONS=UBSAN,
