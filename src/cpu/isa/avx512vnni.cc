@@ -16,14 +16,15 @@ constexpr int kTileRows = 16;  // 16 rows per expert: 140 GMAC/s, with tiles of 
 constexpr int kRegisters = 32;
 static_assert(kTileRows + 4 + 2 <= kRegisters);
 
-/// The next line of a panel, and, while it is worked on, a fetch of what the worker says is read next.
+/// The next line of a panel, and, while it is worked on, a fetch of what the worker says is read next, into L2: into L1 takes
+/// 10 % from 1, 8 and 16 rows, and gives 1 % to 64.
 struct Lines {
   const uint8_t* at;
   const uint8_t* prefetch;
   int prefetch_step;
   explicit Lines(const GemmArgs& a) : at(a.w[0]), prefetch(a.prefetch[0]), prefetch_step(a.prefetch_step) {}
   __m512i Next() {
-    _mm_prefetch(reinterpret_cast<const char*>(prefetch), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(prefetch), _MM_HINT_T1);
     prefetch += prefetch_step;
     const __m512i line = _mm512_loadu_si512(at);
     at += kLineBytes;
