@@ -2,21 +2,19 @@
 // Packing: rows, columns or anything strided into lines; whole experts for pack_weight, spans of panels during a run.
 #include "cpu/pack.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
 #include "cpu/backend.h"
 #include "cpu/certify.h"
+#include "cpu/huge_pages.h"
 #include "cpu/team.h"
 
 namespace qgmm::cpu {
 namespace {
 
 constexpr uint8_t kZeroNibbles = 0x88;  // stored nibbles are the weight + 8
-constexpr int64_t kHugePage = 2 << 20;
 
 /// One panel of one expert as its source sees it.
 struct PanelSource {
@@ -192,14 +190,6 @@ void FinishPanel(const PackedHeader& header, int64_t index, uint8_t* out) {
   std::memcpy(out + header.column_sums_offset() + index * static_cast<int64_t>(sizeof(sums)), sums, sizeof(sums));
 }
 
-/// 2 MiB pages where the system grants them on request; 4 KiB pages cost 20 % of decode.
-void AskForHugePages(uint8_t* data, int64_t bytes) {
-  if (bytes < 2 * kHugePage) return;
-  const uintptr_t first = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) / kHugePage * kHugePage;
-  const uintptr_t last = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / kHugePage * kHugePage;
-  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-}
-
 }  // namespace
 
 void PackPanels(const Weights& weights, int64_t expert, int64_t first_panel, int64_t panels, int64_t first_line,
@@ -255,7 +245,7 @@ PackedWeight Pack(const Weights& w, int64_t residual_capacity, uint8_t* out, Con
   const Layout layout = w.dtype == DType::kInt4 ? (w.paired ? Layout::kCpuInt4Paired : Layout::kCpuInt4)
                                                 : (w.paired ? Layout::kCpuInt8Paired : Layout::kCpuInt8);
   const PackedHeader header = MakeHeader(layout, w.e, w.k, w.n, residual_capacity);
-  AskForHugePages(out, header.bytes);
+  AskForHugePages(out, static_cast<size_t>(header.bytes));
   std::memcpy(out, &header, sizeof(header));
   const int64_t panels = 2 * Pairs(w.n), panel_bytes = PanelBytes(w.dtype, w.k), lines = panel_bytes / kLineBytes;
   constexpr int64_t kSpan = 8;
@@ -278,7 +268,7 @@ int64_t CertifiedBytes(const PackedWeight& weight, int64_t residual_capacity) {
 
 PackedWeight Certify(const PackedWeight& weight, int64_t residual_capacity, uint8_t* out, Context& context) {
   const PackedHeader header = MakeHeader(weight.layout, weight.e, weight.k, weight.n, residual_capacity);
-  AskForHugePages(out, header.bytes);
+  AskForHugePages(out, static_cast<size_t>(header.bytes));
   std::memcpy(out, &header, sizeof(header));
   const int64_t panels = 2 * Pairs(weight.n), all = weight.e * panels, panel_bytes = PanelBytes(header.dtype(), header.k);
   const Promises promises(weight);
