@@ -133,7 +133,7 @@ struct Tile {
   void MultiplyFolded(int first, int count, const float* scales, void* acc) const {
     GemmArgs args = {};
     args.x_stride = PackedStride(k, kernel);
-    args.x = packed_x.data() + first * slice * kernel.x_bytes;
+    args.x = packed_x.data() + PackedAt(kernel, args.x_stride, 0, first * slice) * kernel.x_bytes;
     for (int h = 0; h < kernel.panels; ++h) args.w[h] = Lines(h, first * slice);
     args.row_sums = row_sums.data() + first;
     args.row_sums_stride = k / slice;
@@ -155,7 +155,7 @@ struct Tile {
     GemmArgs args = {};
     int32_t column_sums[2][kPanelColumns];
     args.x_stride = PackedStride(k, kernel);
-    args.x = packed_x.data() + first * kernel.x_bytes;
+    args.x = packed_x.data() + PackedAt(kernel, args.x_stride, 0, first) * kernel.x_bytes;
     for (int h = 0; h < kernel.panels; ++h) {
       args.w[h] = Lines(h, first);
       for (int c = 0; c < kPanelColumns; ++c) {
