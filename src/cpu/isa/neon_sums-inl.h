@@ -44,7 +44,7 @@ struct Ahead {
   int step;
   explicit Ahead(const GemmArgs& a) : at(a.prefetch[0]), step(a.prefetch_step) {}
   void Fetch() {
-    __builtin_prefetch(at);
+    __builtin_prefetch(at, 0, 2);  // into L2: it may be for the rows to come
     at += step;
   }
 };
