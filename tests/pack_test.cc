@@ -84,14 +84,25 @@ Weights WeightsOf(const Shape& s, const Owned& tensor) {
   return w;
 }
 
+/// This machine's ISAs that pack each in their own way.
+std::vector<Isa> PackingIsas() {
+  std::vector<Isa> isas;
+  for (const Isa isa : MachineIsas()) {
+    if (StagesFor(isa).isa == isa) isas.push_back(isa);
+  }
+  return isas;
+}
+
 /// Bytes of Pack, `shift` bytes off an aligned address, with poison around them.
-std::vector<uint8_t> PackedBytesOf(const Weights& w, int workers = 1, size_t shift = 0, int64_t residual_capacity = 0) {
+std::vector<uint8_t> PackedBytesOf(const Weights& w, int workers = 1, size_t shift = 0, int64_t residual_capacity = 0,
+                                   int isa = -1) {
   const size_t bytes = static_cast<size_t>(PackedBytes(w, residual_capacity));
   std::vector<uint8_t> memory(bytes + 256, 0xAB);
   uint8_t* out = memory.data() + 64 + shift;
   Context context;
   context.parallel_for = workers > 1 ? OnThreads : Backwards;
   context.max_workers = workers;
+  context.max_isa = isa;
   const PackedWeight packed = Pack(w, residual_capacity, out, context);
   EXPECT_EQ(packed.data, out);
   EXPECT_EQ(packed.bytes, static_cast<int64_t>(bytes));
@@ -140,8 +151,10 @@ TEST(Pack, EverySourceLayoutGivesTheSameBytes) {
     for (const auto& strides : layouts) {
       for (const Edge edge : {Edge::kFront, Edge::kBack}) {
         const Owned tensor = Tensor(s, values, strides, edge);
-        ASSERT_EQ(PackedBytesOf(WeightsOf(s, tensor)), expected) << Words(s) << ", strides " << strides[0] << ", "
-                                                                << strides[1] << ", " << strides[2];
+        for (const Isa isa : PackingIsas()) {
+          ASSERT_EQ(PackedBytesOf(WeightsOf(s, tensor), 1, 0, 0, static_cast<int>(isa)), expected)
+              << Words(s) << ", strides " << strides[0] << ", " << strides[1] << ", " << strides[2] << ", " << Name(isa);
+        }
       }
     }
   }
@@ -236,7 +249,7 @@ TEST(Pack, StretchesOfPanelsAndLines) {
       for (const auto& [line, lines] : {std::pair<int64_t, int64_t>{0, all}, {1, 3}, {all - 2, 2}, {all / 2, 1}}) {
         const int64_t count = std::min<int64_t>(8, panels - first), stride = lines * kLineBytes + 64;
         std::vector<uint8_t> out(static_cast<size_t>(count * stride), 0xAB);
-        PackPanels(w, 1, first, count, line, lines, out.data(), stride);
+        PackPanels(w, {1, first, count, line, lines, out.data(), stride}, StagesFor(ChosenIsa(-1)).lines);
         for (int64_t p = 0; p < count; ++p) {
           const uint8_t* expected =
               whole.data() + kHeaderBytes + (panels + first + p) * panel_bytes + line * kLineBytes;
@@ -245,6 +258,32 @@ TEST(Pack, StretchesOfPanelsAndLines) {
           for (int64_t i = lines * kLineBytes; i < stride; ++i)
             ASSERT_EQ(out[static_cast<size_t>(p * stride + i)], 0xAB);
         }
+      }
+    }
+  }
+}
+
+/// Stacks that exceed the caches are written around them, and sums come from registers: the same bytes and sums.
+TEST(Pack, AroundTheCaches) {
+  for (const Shape& s : {Shape{1, 1100, 166, DType::kInt8, true}, Shape{1, 1100, 168, DType::kInt4, true},
+                         Shape{1, 1027, 150, DType::kInt8, false}}) {
+    const std::vector<int> values = RandomValues(s, 8);
+    const int64_t n = Elements(s), panels = 2 * Pairs(s.n), stride = PanelBytes(s.dtype, s.k);
+    for (const auto& strides : {std::vector<int64_t>{s.k * n, n, 1}, {s.k * n, 1, s.k}, {0, 2 * n, 2}}) {
+      const Owned tensor = Tensor(s, values, strides, Edge::kBack);
+      const Weights w = WeightsOf(s, tensor);
+      const std::vector<uint8_t> whole = PackedBytesOf(w, 1, 0, 0, static_cast<int>(Isa::kScalar));
+      const size_t size = static_cast<size_t>(panels * stride);
+      std::vector<uint8_t> memory(size + 64);
+      uint8_t* out = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64;
+      for (const Isa isa : PackingIsas()) {
+        std::fill(memory.begin(), memory.end(), 0xAB);
+        std::vector<int32_t> sums(static_cast<size_t>(panels * kPanelColumns));
+        const LineMakers& makers = StagesFor(isa).lines;
+        PackPanels(w, {0, 0, panels, 0, stride / kLineBytes, out, stride, sums.data(), true}, makers);
+        if (makers.drain) makers.drain();
+        ASSERT_EQ(0, std::memcmp(out, whole.data() + kHeaderBytes, size)) << Words(s) << ", " << Name(isa);
+        ASSERT_EQ(0, std::memcmp(sums.data(), whole.data() + kHeaderBytes + size, sums.size() * 4)) << Words(s);
       }
     }
   }

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "cpu/kernel.h"
+#include "cpu/lines-inl.h"
 #include "cpu/math-inl.h"
 #include "cpu/residual-inl.h"
 #include "numeric.h"
@@ -222,9 +223,9 @@ void ExpSilu(const float* t, int count, float* exp, float* silu) {
 }
 
 template <class V>
-constexpr Stages MakeStages(Isa isa) {
+constexpr Stages MakeStages(Isa isa, LineMakers lines = kPortableLines) {
   return {isa, Fold<V>, FinishSwiglu<V>, FinishAffine<V>, FinishDequantize<V>, Quantize<V>, WidenRow<V>, AddResiduals,
-          TransposeX, ExpSilu<V>};
+          TransposeX, lines, ExpSilu<V>};
 }
 
 }  // namespace

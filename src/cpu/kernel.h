@@ -44,10 +44,9 @@ struct PackXArgs {
   int64_t k, padded_k;
   int64_t packed_stride;  // packed elements from row to row
   int64_t slice;          // k elements per slice
-  void* packed;           // where the first of the rows goes
+  void* packed;
   int32_t* row_sums;      // [rows][slices], if the kernel asks for them; else null
   float* x_sums;          // kFloat with offset: [rows], summed in fp64, rounded once; else null
-  int first_row = 0;      // among the packed rows; kernels with `x_tiles` look at it
 };
 using PackXFn = void (*)(const PackXArgs&);
 
@@ -66,7 +65,6 @@ struct Kernel {
   int slice_step;  // slices shorter than k, and parts of a slice but the last, are multiples of it
   int k_block;     // most k per call when a block has several row tiles; 0: all
   int x_bytes;     // bytes per packed x element
-  bool x_tiles = false;  // packed x is [rows / row_step][k / 64][row_step][64] bytes, not rows
   bool row_sums;   // reads GemmArgs::row_sums
   bool folds = false;  // takes GemmArgs::scales
   PackXFn pack_x;
@@ -122,6 +120,26 @@ struct ResidualArgs {
   int32_t* sums;    // scratch: [kPanelColumns][width]
 };
 
+/// Whole lines of plain weights: of 4 panels, 64 adjacent columns, from rows of k; or of one panel from its columns.
+struct LinesArgs {
+  const uint8_t* source;  // at the first k and the first column
+  ptrdiff_t stride;       // bytes from k to k; columns: from column to column (int4: from eight columns to the next eight)
+  int lines;              // at most kMaxLines; int8 columns: a multiple of kColumnLines
+  uint8_t* out[4];        // where each panel's lines go; columns: out[0] only
+  int32_t* sums[4];       // of the weights, per column, added to modulo 2^32; null: not asked for
+  bool stream;            // around the caches; every out is aligned to 32 bytes
+};
+using LinesFn = void (*)(const LinesArgs&);
+inline constexpr int kMaxLines = 64;     // sums of so many lines fit 16 bits
+inline constexpr int kColumnLines = 16;  // a cache line of each column
+
+/// Packing, one function per kind of source: bytes or nibbles that are neighbours along n (rows) or along k (columns).
+struct LineMakers {
+  LinesFn rows, columns, nibble_rows, nibble_columns;
+  void (*drain)();  // orders streamed lines before what follows; null: nothing is streamed. Once at the end: after every
+                    // tile it cost a third of the speed
+};
+
 /// The float side of one ISA; every function computes what its formula in docs/operators.md says, bit for bit.
 struct Stages {
   Isa isa;
@@ -140,6 +158,7 @@ struct Stages {
   /// Residual lists of certified panels; and x of a strip, packed + 128, transposed for it.
   void (*add_residuals)(const ResidualArgs&);
   void (*transpose_x)(const uint8_t* x, int64_t x_stride, int rows, int width, int64_t k, int8_t* out);
+  LineMakers lines;
   /// For the checksum tests of Exp and Silu, and the companions.
   void (*exp_silu)(const float* t, int count, float* exp, float* silu);
 };

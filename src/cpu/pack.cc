@@ -2,237 +2,227 @@
 // Packing: rows, columns or anything strided into lines; whole experts for pack_weight, spans of panels during a run.
 #include "cpu/pack.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <vector>
 
 #include "cpu/backend.h"
 #include "cpu/certify.h"
-#include "cpu/huge_pages.h"
+#include "cpu/plan.h"
 #include "cpu/team.h"
 
 namespace qgmm::cpu {
 namespace {
 
 constexpr uint8_t kZeroNibbles = 0x88;  // stored nibbles are the weight + 8
+constexpr int64_t kHugePage = 2 << 20;
+constexpr int64_t kSmallCache = 8 << 20;  // of machines that do not tell their L3
+constexpr int kRowsAhead = 8;  // that strided rows are fetched early: each is a page, so no prefetcher of the machine's helps
+constexpr int kTileLines = 16;
+static_assert(kTileLines <= kMaxLines);
+constexpr int kTilePanels = 4, kTileColumns = kTilePanels * kPanelColumns;  // a cache line of int8
+// Panels packed together. Wide spans read whole pages of [k, n], whose rows are pages apart.
+constexpr int64_t kStreamedPanels = 256, kCertifiedPanels = 32, kSpanStep = 8;
+constexpr int kSpansPerWorker = 4;
 
-/// One panel of one expert as its source sees it.
-struct PanelSource {
-  Weights::Plain plain;
-  PanelSpan span;
-  int64_t k;
-};
-
-// GCC's and clang's portable vectors; SSE2 and NEON have instructions for all of this.
-using Bytes16 = uint8_t __attribute__((vector_size(16)));
-using Shorts8 = uint16_t __attribute__((vector_size(16)));
-using Words4 = uint32_t __attribute__((vector_size(16)));
-using Longs2 = uint64_t __attribute__((vector_size(16)));
-
-template <class V>
-V LoadVector(const void* p) {
-  V v;
-  std::memcpy(&v, p, sizeof(v));
-  return v;
-}
-template <class V>
-void StoreVector(uint8_t* p, V v) {
-  std::memcpy(p, &v, sizeof(v));
-}
-
-Bytes16 ZipLow(Bytes16 a, Bytes16 b) {
-  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-}
-Bytes16 ZipHigh(Bytes16 a, Bytes16 b) {
-  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-}
-
-/// A line from four rows of 16 bytes: byte 4 * c + b = row b's byte c.
-void Interleave(Bytes16 row0, Bytes16 row1, Bytes16 row2, Bytes16 row3, uint8_t* line) {
-  const auto low01 = reinterpret_cast<Shorts8>(ZipLow(row0, row1)),
-             low23 = reinterpret_cast<Shorts8>(ZipLow(row2, row3));
-  const auto high01 = reinterpret_cast<Shorts8>(ZipHigh(row0, row1)),
-             high23 = reinterpret_cast<Shorts8>(ZipHigh(row2, row3));
-  StoreVector(line, __builtin_shufflevector(low01, low23, 0, 8, 1, 9, 2, 10, 3, 11));
-  StoreVector(line + 16, __builtin_shufflevector(low01, low23, 4, 12, 5, 13, 6, 14, 7, 15));
-  StoreVector(line + 32, __builtin_shufflevector(high01, high23, 0, 8, 1, 9, 2, 10, 3, 11));
-  StoreVector(line + 48, __builtin_shufflevector(high01, high23, 4, 12, 5, 13, 6, 14, 7, 15));
-}
-
-/// int8, unit k stride: four lines from 16 columns of 16 bytes, by 4 x 4 transposes of four k.
-void FourLinesFromColumns(const int8_t* column, int64_t n_stride, uint8_t* lines) {
-  for (int c = 0; c < kPanelColumns; c += 4, column += 4 * n_stride) {
-    const Words4 a = LoadVector<Words4>(column), b = LoadVector<Words4>(column + n_stride);
-    const Words4 d = LoadVector<Words4>(column + 2 * n_stride), e = LoadVector<Words4>(column + 3 * n_stride);
-    const auto ab0 = reinterpret_cast<Longs2>(__builtin_shufflevector(a, b, 0, 4, 1, 5));
-    const auto ab1 = reinterpret_cast<Longs2>(__builtin_shufflevector(a, b, 2, 6, 3, 7));
-    const auto de0 = reinterpret_cast<Longs2>(__builtin_shufflevector(d, e, 0, 4, 1, 5));
-    const auto de1 = reinterpret_cast<Longs2>(__builtin_shufflevector(d, e, 2, 6, 3, 7));
-    uint8_t* out = lines + 4 * c;
-    StoreVector(out, __builtin_shufflevector(ab0, de0, 0, 2));
-    StoreVector(out + kLineBytes, __builtin_shufflevector(ab0, de0, 1, 3));
-    StoreVector(out + 2 * kLineBytes, __builtin_shufflevector(ab1, de1, 0, 2));
-    StoreVector(out + 3 * kLineBytes, __builtin_shufflevector(ab1, de1, 1, 3));
+/// The span's panels whose columns are neighbours: all of them, or, paired, either the gate or the up panels.
+class Neighbours {
+ public:
+  Neighbours(const Weights& w, const PackSpan& span, const LineMakers& makers, int64_t first, int64_t step)
+      : w_(w), makers_(makers), source_(w.Of(span.expert)), span_(span), first_(first), step_(step),
+        panels_((span.panels - first + step - 1) / step), line_k_(LineK(w.dtype)), int4_(w.dtype == DType::kInt4) {
+    const int64_t start = span.first_panel + first;
+    const int64_t width = w.paired ? w.n / 2 : w.n, within = (w.paired ? start / 2 : start) * kPanelColumns;
+    column_ = within + (w.paired ? start % 2 * width : 0);
+    columns_ = std::clamp<int64_t>(width - within, 0, panels_ * kPanelColumns);
+    rows_ = source_.n_stride == 1;
+    columns_run_ = !rows_ && source_.k_stride == 1 && (!int4_ || column_ % 8 == 0);
   }
-}
 
-void PackLineInt8(const PanelSource& s, int64_t k, uint8_t* line) {
-  const int8_t* w = static_cast<const int8_t*>(s.plain.data) + k * s.plain.k_stride + s.span.first * s.plain.n_stride;
-  const bool full = s.span.columns == kPanelColumns && k + 4 <= s.k;
-  if (full && s.plain.n_stride == 1) {
-    const int64_t next = s.plain.k_stride;
-    return Interleave(LoadVector<Bytes16>(w), LoadVector<Bytes16>(w + next), LoadVector<Bytes16>(w + 2 * next),
-                      LoadVector<Bytes16>(w + 3 * next), line);
+  int64_t tiles() const { return columns_run_ ? panels_ : (panels_ + kTilePanels - 1) / kTilePanels; }
+  bool columns_run() const { return columns_run_; }  // columns consecutive in k
+
+  /// Lines [line, line + lines) of the tile's panels; `line` from the span's first.
+  void PackTile(int64_t tile, int64_t line, int64_t lines) {
+    const int64_t panel = tile * kTilePanels;
+    if (!columns_run_) return PackRows(panel, std::min<int64_t>(kTilePanels, panels_ - panel), line, lines);
+    return PackColumns(tile, line, lines);
   }
-  if (full && s.plain.k_stride == 1) {
-    for (int c = 0; c < kPanelColumns; ++c) std::memcpy(line + 4 * c, w + c * s.plain.n_stride, 4);
-    return;
+
+ private:
+  uint8_t* Out(int64_t panel, int64_t line) const {
+    return span_.out + (first_ + panel * step_) * span_.panel_stride + line * kLineBytes;
   }
-  std::memset(line, 0, kLineBytes);
-  for (int b = 0; b < 4 && k + b < s.k; ++b) {
-    for (int c = 0; c < s.span.columns; ++c) {
-      line[4 * c + b] = static_cast<uint8_t>(w[b * s.plain.k_stride + c * s.plain.n_stride]);
+  int64_t FirstK(int64_t line) const { return (span_.first_line + line) * line_k_; }
+
+  /// Where the lines of up to four panels go; places that no panel needs get what is thrown away.
+  LinesArgs Args(int64_t panel, int64_t count, int64_t line, int64_t lines) {
+    LinesArgs a = {};
+    a.lines = static_cast<int>(lines);
+    a.stream = span_.stream;
+    for (int64_t p = 0; p < kTilePanels; ++p) {
+      a.out[p] = p < count ? Out(panel + p, line) : unwanted_;
+      a.sums[p] = p < count && span_.sums ? span_.sums + (first_ + (panel + p) * step_) * kPanelColumns : nullptr;
+    }
+    return a;
+  }
+
+  const uint8_t* Source(int64_t k, int64_t column) const {
+    const int64_t k_bytes = k * source_.k_stride, bytes = int4_ ? 4 : 1;
+    const auto* base = static_cast<const uint8_t*>(source_.data) + k_bytes * bytes;
+    // Rows of int4: two columns a byte, little endian, whatever the columns' place in a word.
+    return base + (!int4_ ? column * source_.n_stride : rows_ ? column / 2 : column / 8 * source_.n_stride * 4);
+  }
+
+  void PackRows(int64_t panel, int64_t count, int64_t line, int64_t lines) {
+    const int64_t k = FirstK(line), left = std::max<int64_t>(0, w_.k - k);
+    const int64_t column = panel * kPanelColumns, columns = std::clamp<int64_t>(columns_ - column, 0, kTileColumns);
+    const int64_t real = columns == 0 ? 0 : std::min(lines, (left + line_k_ - 1) / line_k_);
+    const int64_t whole = rows_ && columns == kTileColumns ? std::min(real, left / line_k_) : 0;
+    const LinesFn make = int4_ ? makers_.nibble_rows : makers_.rows;
+    if (whole > 0) {
+      LinesArgs a = Args(panel, count, line, whole);
+      a.source = Source(k, column_ + column);
+      a.stride = source_.k_stride * (int4_ ? 4 : 1);
+      make(a);
+    }
+    if (real > whole) {  // through a tile of rows, padded with zero weights
+      LinesArgs a = Args(panel, count, line + whole, real - whole);
+      int4_ ? StageNibbles(k + whole * line_k_, column_ + column, columns, a.lines)
+            : StageBytes(k + whole * line_k_, column_ + column, columns, a.lines);
+      a.source = staged_;
+      a.stride = int4_ ? kTileColumns / 2 : kTileColumns;
+      make(a);
+    }
+    for (int64_t p = 0; p < count && real < lines; ++p) {
+      std::memset(Out(panel + p, line + real), int4_ ? kZeroNibbles : 0, static_cast<size_t>((lines - real) * kLineBytes));
     }
   }
-}
 
-/// The 16 nibbles of one k, + 8, a byte each; columns that do not exist hold 8.
-void Nibbles(const PanelSource& s, int64_t k, uint8_t* out) {
-  const auto word = [&](int64_t j) {
-    uint32_t v;
-    std::memcpy(&v, static_cast<const uint32_t*>(s.plain.data) + k * s.plain.k_stride + j / 8 * s.plain.n_stride, 4);
-    return v;
-  };
-  if (s.span.first % 8 == 0 && s.span.columns == kPanelColumns) {
-    const uint32_t low = word(s.span.first), high = word(s.span.first + 8);
-    for (int c = 0; c < 8; ++c) {
-      out[c] = static_cast<uint8_t>((low >> (4 * c) & 15) ^ 8);
-      out[c + 8] = static_cast<uint8_t>((high >> (4 * c) & 15) ^ 8);
+  void PackColumns(int64_t panel, int64_t line, int64_t lines) {
+    const int64_t k = FirstK(line), left = std::max<int64_t>(0, w_.k - k);
+    const bool full = (panel + 1) * kPanelColumns <= columns_;
+    int64_t whole = full ? std::min(lines, left / line_k_) : 0;
+    if (!int4_) whole -= whole % kColumnLines;
+    if (whole > 0) {
+      LinesArgs a = Args(panel, 1, line, whole);
+      a.source = Source(k, column_ + panel * kPanelColumns);
+      a.stride = source_.n_stride * (int4_ ? 4 : 1);
+      (int4_ ? makers_.nibble_columns : makers_.columns)(a);
     }
-    return;
+    for (; whole < lines; whole += kTileLines) {
+      PackRows(panel, 1, line + whole, std::min<int64_t>(kTileLines, lines - whole));
+    }
   }
-  for (int c = 0; c < kPanelColumns; ++c) {
-    const int64_t j = s.span.first + c;
-    out[c] = c < s.span.columns ? static_cast<uint8_t>((word(j) >> (4 * (j % 8)) & 15) ^ 8) : 8;
-  }
-}
 
-/// Byte c of the result: column c's nibbles of k (low) and k + 4 (high), + 8 each. Source: 8 bytes per k, two nibbles a
-/// byte.
-Bytes16 NibblePairs(const int32_t* low_k, const int32_t* high_k) {
-  constexpr uint64_t kEights = 0x8888888888888888, kLow = 0x0F0F0F0F0F0F0F0F;
-  uint64_t low, high;
-  std::memcpy(&low, low_k, sizeof(low));
-  std::memcpy(&high, high_k, sizeof(high));
-  low ^= kEights;
-  high ^= kEights;
-  const Longs2 even = {(low & kLow) | (high & kLow) << 4, 0}, odd = {(low >> 4 & kLow) | (high & ~kLow), 0};
-  return ZipLow(reinterpret_cast<Bytes16>(even), reinterpret_cast<Bytes16>(odd));
-}
-
-void PackLineInt4(const PanelSource& s, int64_t k, uint8_t* line) {
-  const bool full = s.span.columns == kPanelColumns && s.span.first % 8 == 0 && k + 8 <= s.k && s.plain.n_stride == 1;
-  if (full) {
-    const int64_t step = s.plain.k_stride;
-    const int32_t* w = static_cast<const int32_t*>(s.plain.data) + k * step + s.span.first / 8;
-    return Interleave(NibblePairs(w, w + 4 * step), NibblePairs(w + step, w + 5 * step),
-                      NibblePairs(w + 2 * step, w + 6 * step), NibblePairs(w + 3 * step, w + 7 * step), line);
-  }
-  alignas(16) uint8_t row[8][kPanelColumns];
-  for (int b = 0; b < 8; ++b) {
-    if (k + b < s.k) {
-      Nibbles(s, k + b, row[b]);
+  /// Rows [k, k + 4 lines) of `columns` columns, in the order of memory.
+  void StageBytes(int64_t k, int64_t column, int64_t columns, int lines) {
+    const int64_t rows = std::min<int64_t>(int64_t{4} * lines, w_.k - k);
+    // In locals: as far as a compiler knows, bytes that are written may be the strides.
+    const int64_t k_stride = source_.k_stride, n_stride = source_.n_stride;
+    const uint8_t* from = Source(k, column);
+    uint8_t* to = staged_;
+    if (rows < 4 * lines || columns < kTileColumns) std::memset(to, 0, static_cast<size_t>(4 * lines * kTileColumns));
+    if (std::abs(n_stride) <= std::abs(k_stride)) {
+      for (int64_t r = 0; r < rows; ++r, from += k_stride, to += kTileColumns) {
+        if (n_stride == 1) {
+          std::memcpy(to, from, static_cast<size_t>(columns));
+          continue;
+        }
+        for (int64_t c = 0; c < columns; ++c) {
+          __builtin_prefetch(from + c * n_stride + kRowsAhead * k_stride);
+          to[c] = from[c * n_stride];
+        }
+      }
     } else {
-      std::memset(row[b], 8, kPanelColumns);
-    }
-  }
-  for (int c = 0; c < kPanelColumns; ++c) {
-    for (int b = 0; b < 4; ++b) line[4 * c + b] = static_cast<uint8_t>(row[b][c] | row[b + 4][c] << 4);
-  }
-}
-
-/// Sums of the weights per column: four byte sums per column at first, at most 256 lines long, so that they fit 16
-/// bits.
-void ColumnSums(const uint8_t* panel, int64_t lines, DType dtype, int32_t* sums) {
-  uint32_t total[kPanelColumns] = {};
-  while (lines > 0) {
-    const int64_t count = std::min<int64_t>(lines, 256);
-    uint16_t part[kLineBytes] = {};
-    for (int64_t l = 0; l < count; ++l, panel += kLineBytes) {
-      if (dtype == DType::kInt4) {
-        for (int i = 0; i < kLineBytes; ++i)
-          part[i] = static_cast<uint16_t>(part[i] + (panel[i] & 15) + (panel[i] >> 4) - 16);
-      } else {
-        for (int i = 0; i < kLineBytes; ++i) part[i] = static_cast<uint16_t>(part[i] + static_cast<int8_t>(panel[i]));
+      for (int64_t c = 0; c < columns; ++c, from += n_stride, ++to) {
+        for (int64_t r = 0; r < rows; ++r) to[r * kTileColumns] = from[r * k_stride];
       }
     }
-    for (int i = 0; i < kLineBytes; ++i) total[i / 4] += static_cast<uint32_t>(static_cast<int16_t>(part[i]));
-    lines -= count;
   }
-  std::memcpy(sums, total, sizeof(total));
-}
 
-/// Certificate and column sums of a panel whose lines are complete. `index`: expert * P + panel.
-void FinishPanel(const PackedHeader& header, int64_t index, uint8_t* out) {
+  uint32_t Word(int64_t k, int64_t column) const {
+    uint32_t word;
+    std::memcpy(&word,
+                static_cast<const uint32_t*>(source_.data) + k * source_.k_stride + column / 8 * source_.n_stride, 4);
+    return word;
+  }
+
+  /// Rows [k, k + 8 lines): words as they are, or, where columns start within one, from two.
+  void StageNibbles(int64_t k, int64_t column, int64_t columns, int lines) {
+    constexpr int64_t kRow = kTileColumns / 2;
+    const int64_t rows = std::min<int64_t>(int64_t{8} * lines, w_.k - k);
+    const int shift = static_cast<int>(column % 8) * 4;
+    std::memset(staged_, 0, static_cast<size_t>(8 * lines * kRow));
+    for (int64_t c = 0; c < columns; c += 8) {
+      const int64_t wanted = std::min<int64_t>(8, columns - c), here = 8 - column % 8;  // columns in the first word
+      const uint32_t mask = wanted == 8 ? ~0u : (1u << (4 * wanted)) - 1;
+      for (int64_t r = 0; r < rows; ++r) {
+        uint32_t word = Word(k + r, column + c) >> shift;
+        if (wanted > here) word |= Word(k + r, column + c + here) << (32 - shift);
+        word &= mask;
+        std::memcpy(staged_ + r * kRow + c / 2, &word, sizeof(word));
+      }
+    }
+  }
+
+  const Weights& w_;
+  const LineMakers& makers_;
+  const Weights::Plain source_;
+  const PackSpan& span_;
+  const int64_t first_, step_, panels_;
+  const int line_k_;
+  const bool int4_;
+  int64_t column_, columns_;  // the caller's first column, and how many are real
+  bool rows_, columns_run_;
+  alignas(64) uint8_t staged_[kTileLines * 4 * kTileColumns];
+  alignas(64) uint8_t unwanted_[kTileLines * kLineBytes];
+};
+
+/// Certificate and column sums of a panel whose lines are complete and, at best, still in a cache. `index`: expert * P +
+/// panel; `sums`: of its weights.
+void FinishPanel(const PackedHeader& header, int64_t index, uint8_t* out, int32_t* sums) {
   const int64_t panel_bytes = PanelBytes(header.dtype(), header.k);
-  uint8_t* panel = out + kHeaderBytes + index * panel_bytes;
   if (header.residual_capacity > 0) {
     thread_local std::vector<uint32_t> residuals;
-    const Certificate certificate = CertifyPanel(panel, panel_bytes / kLineBytes, header.residual_capacity, &residuals);
+    const Certificate certificate = CertifyPanel(out + kHeaderBytes + index * panel_bytes, panel_bytes / kLineBytes,
+                                                 header.residual_capacity, &residuals);
+    for (const uint32_t residual : residuals) sums[ResidualColumn(residual)] -= ResidualValue(residual);  // of the bytes
     const uint32_t words[2] = {static_cast<uint32_t>(certificate), static_cast<uint32_t>(residuals.size())};
     residuals.resize(static_cast<size_t>(header.residual_capacity));  // every byte of the output is written
     std::memcpy(out + header.certificates_offset() + index * 8, words, sizeof(words));
     std::memcpy(out + header.residuals_offset() + index * header.residual_capacity * 4, residuals.data(),
                 residuals.size() * 4);
   }
-  int32_t sums[kPanelColumns];
-  ColumnSums(panel, panel_bytes / kLineBytes, header.dtype(), sums);
-  std::memcpy(out + header.column_sums_offset() + index * static_cast<int64_t>(sizeof(sums)), sums, sizeof(sums));
+  std::memcpy(out + header.column_sums_offset() + index * kPanelColumns * 4, sums, kPanelColumns * 4);
+}
+
+/// 2 MiB pages where the system grants them on request; 4 KiB pages cost 20 % of decode.
+void AskForHugePages(uint8_t* data, int64_t bytes) {
+  if (bytes < 2 * kHugePage) return;
+  const uintptr_t first = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t last = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / kHugePage * kHugePage;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 }
 
 }  // namespace
 
-void PackPanels(const Weights& weights, int64_t expert, int64_t first_panel, int64_t panels, int64_t first_line,
-                int64_t lines, uint8_t* out, int64_t panel_stride) {
-  const bool int4 = weights.dtype == DType::kInt4;
-  const int line_k = LineK(weights.dtype);
-  constexpr int64_t kMaxPanels = 8;
-  PanelSource sources[kMaxPanels];
-  QGMM_DCHECK(panels <= kMaxPanels);
-  for (int64_t p = 0; p < panels; ++p) {
-    sources[p] = {weights.Of(expert), ColumnsOf(first_panel + p, weights.n, weights.paired), weights.k};
-  }
-  const auto pack = [&](int64_t p, int64_t l) {
-    const int64_t k = (first_line + l) * line_k;
-    uint8_t* line = out + p * panel_stride + l * kLineBytes;
-    if (k >= weights.k || sources[p].span.columns == 0) {
-      std::memset(line, int4 ? kZeroNibbles : 0, kLineBytes);
-    } else if (int4) {
-      PackLineInt4(sources[p], k, line);
-    } else {
-      PackLineInt8(sources[p], k, line);
-    }
-  };
-  // Columns that are contiguous in k are walked to their end; else lines outside, panels inside, as neighbouring
-  // panels read the same cache lines of [k, n].
-  if (!int4 && sources[0].plain.k_stride == 1 && sources[0].plain.n_stride != 1) {
-    for (int64_t p = 0; p < panels; ++p) {
-      const PanelSource& s = sources[p];
-      const int8_t* column = static_cast<const int8_t*>(s.plain.data) + s.span.first * s.plain.n_stride;
-      for (int64_t l = 0; l < lines;) {
-        const int64_t k = (first_line + l) * line_k;
-        if (s.span.columns == kPanelColumns && l + 4 <= lines && k + 16 <= weights.k) {
-          FourLinesFromColumns(column + k, s.plain.n_stride, out + p * panel_stride + l * kLineBytes);
-          l += 4;
-        } else {
-          pack(p, l++);
+void PackPanels(const Weights& weights, const PackSpan& span, const LineMakers& makers) {
+  const int64_t step = weights.paired ? 2 : 1;
+  for (int64_t first = 0; first < std::min(step, span.panels); ++first) {
+    Neighbours run(weights, span, makers, first, step);
+    // Columns are walked to their end; rows by tiles of few lines, all their columns at once: a row is a page.
+    const int64_t tall = run.columns_run() ? span.lines : kTileLines, step_lines = run.columns_run() ? kMaxLines : kTileLines;
+    for (int64_t top = 0; top < span.lines; top += tall) {
+      for (int64_t tile = 0; tile < run.tiles(); ++tile) {
+        for (int64_t line = top; line < std::min(top + tall, span.lines); line += step_lines) {
+          run.PackTile(tile, line, std::min<int64_t>(step_lines, span.lines - line));
         }
       }
     }
-    return;
-  }
-  for (int64_t l = 0; l < lines; ++l) {
-    for (int64_t p = 0; p < panels; ++p) pack(p, l);
   }
 }
 
@@ -245,19 +235,29 @@ PackedWeight Pack(const Weights& w, int64_t residual_capacity, uint8_t* out, Con
   const Layout layout = w.dtype == DType::kInt4 ? (w.paired ? Layout::kCpuInt4Paired : Layout::kCpuInt4)
                                                 : (w.paired ? Layout::kCpuInt8Paired : Layout::kCpuInt8);
   const PackedHeader header = MakeHeader(layout, w.e, w.k, w.n, residual_capacity);
-  AskForHugePages(out, static_cast<size_t>(header.bytes));
+  AskForHugePages(out, header.bytes);
   std::memcpy(out, &header, sizeof(header));
   const int64_t panels = 2 * Pairs(w.n), panel_bytes = PanelBytes(w.dtype, w.k), lines = panel_bytes / kLineBytes;
-  constexpr int64_t kSpan = 8;
-  const int64_t spans = (panels + kSpan - 1) / kSpan, all = w.e * spans;
-  const int workers = static_cast<int>(std::min<int64_t>(WorkersFor(context, nullptr), all));
+  const LineMakers& makers = StagesFor(ChosenIsa(context.max_isa)).lines;
+  // Certifying reads a panel again, so it stays in the cache; else it goes to memory at once if memory is where it ends.
+  const bool certify = residual_capacity > 0, aligned = reinterpret_cast<uintptr_t>(out) % 32 == 0;
+  const bool stream = !certify && aligned && header.bytes > std::max(DetectCaches().l3, kSmallCache);
+  const int team = WorkersFor(context, nullptr);
+  const int64_t most = certify ? kCertifiedPanels : kStreamedPanels, each = w.e * panels / (kSpansPerWorker * team);
+  const int64_t wide = std::clamp<int64_t>(each / kSpanStep * kSpanStep, kSpanStep, most);
+  const int64_t spans = (panels + wide - 1) / wide, all = w.e * spans;
+  const int workers = static_cast<int>(std::min<int64_t>(team, all));
   ParallelFor(context, workers, [&](int worker) {
+    std::vector<int32_t> sums(static_cast<size_t>(wide * kPanelColumns));
     for (int64_t i = all * worker / workers; i < all * (worker + 1) / workers; ++i) {
-      const int64_t expert = i / spans, first = i % spans * kSpan, count = std::min(kSpan, panels - first);
-      uint8_t* to = out + kHeaderBytes + (expert * panels + first) * panel_bytes;
-      PackPanels(w, expert, first, count, 0, lines, to, panel_bytes);
-      for (int64_t p = 0; p < count; ++p) FinishPanel(header, expert * panels + first + p, out);
+      const int64_t expert = i / spans, first = i % spans * wide, count = std::min(wide, panels - first);
+      const int64_t index = expert * panels + first;
+      std::fill(sums.begin(), sums.end(), 0);
+      PackPanels(w, {expert, first, count, 0, lines, out + kHeaderBytes + index * panel_bytes, panel_bytes, sums.data(), stream},
+                 makers);
+      for (int64_t p = 0; p < count; ++p) FinishPanel(header, index + p, out, sums.data() + p * kPanelColumns);
     }
+    if (stream && makers.drain) makers.drain();
   });
   return PackedWeight{out, header.bytes, layout, w.e, w.k, w.n, Device{}};
 }
@@ -268,7 +268,7 @@ int64_t CertifiedBytes(const PackedWeight& weight, int64_t residual_capacity) {
 
 PackedWeight Certify(const PackedWeight& weight, int64_t residual_capacity, uint8_t* out, Context& context) {
   const PackedHeader header = MakeHeader(weight.layout, weight.e, weight.k, weight.n, residual_capacity);
-  AskForHugePages(out, static_cast<size_t>(header.bytes));
+  AskForHugePages(out, header.bytes);
   std::memcpy(out, &header, sizeof(header));
   const int64_t panels = 2 * Pairs(weight.n), all = weight.e * panels, panel_bytes = PanelBytes(header.dtype(), header.k);
   const Promises promises(weight);
@@ -277,8 +277,12 @@ PackedWeight Certify(const PackedWeight& weight, int64_t residual_capacity, uint
     for (int64_t i = all * worker / workers; i < all * (worker + 1) / workers; ++i) {
       uint8_t* panel = out + kHeaderBytes + i * panel_bytes;
       std::memcpy(panel, PanelAt(weight, i / panels, i % panels), static_cast<size_t>(panel_bytes));
-      RestoreLines(promises.Of(i / panels, i % panels), 0, panel_bytes / kLineBytes, panel);
-      FinishPanel(header, i, out);
+      const PanelPromise promise = promises.Of(i / panels, i % panels);
+      RestoreLines(promise, 0, panel_bytes / kLineBytes, panel);
+      int32_t sums[kPanelColumns];
+      std::memcpy(sums, ColumnSumsAt(weight, i / panels, i % panels), sizeof(sums));
+      for (int r = 0; r < promise.count; ++r) sums[ResidualColumn(promise.At(r))] += ResidualValue(promise.At(r));
+      FinishPanel(header, i, out, sums);
     }
   });
   return PackedWeight{out, header.bytes, weight.layout, weight.e, weight.k, weight.n, Device{}};

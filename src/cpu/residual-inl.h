@@ -7,18 +7,10 @@
 #include <cstring>
 
 #include "cpu/kernel.h"
+#include "cpu/lines-inl.h"
 
 namespace qgmm::cpu {
 namespace {
-
-using Bytes16 = uint8_t __attribute__((vector_size(16)));
-
-inline Bytes16 ZipLow(Bytes16 a, Bytes16 b) {
-  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-}
-inline Bytes16 ZipHigh(Bytes16 a, Bytes16 b) {
-  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-}
 
 /// Eight rows of 16 bytes, x + 128, as sixteen of eight, x; the first `count` of them are stored.
 inline void TransposeEight(const Bytes16 (&row)[8], int count, int width, int8_t* out) {

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+// Packing on AVX2: every cache line of the source is read whole, every line of a panel is written whole, and column sums
+// are taken from registers on the way.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "cpu/kernel.h"
+
+namespace qgmm::cpu {
+namespace {
+
+inline __m256i LoadBytes(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+
+/// Half a line to memory, its weights to 16 sums of pairs along k: columns 8 h .. 8 h + 7, two sums each.
+template <bool kNibbles, bool kStream>
+inline void Emit(__m256i half, uint8_t* out, __m256i* sums) {
+  if constexpr (kStream) {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(out), half);
+  } else {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), half);
+  }
+  const __m256i ones = _mm256_set1_epi8(1);
+  if constexpr (kNibbles) {  // low + high nibble, at most 30; the + 8 of each is taken out at the end
+    const __m256i mask = _mm256_set1_epi8(15);
+    const __m256i both = _mm256_add_epi8(_mm256_and_si256(half, mask), _mm256_and_si256(_mm256_srli_epi16(half, 4), mask));
+    *sums = _mm256_add_epi16(*sums, _mm256_maddubs_epi16(both, ones));
+  } else {
+    *sums = _mm256_add_epi16(*sums, _mm256_maddubs_epi16(ones, half));
+  }
+}
+
+/// Adds a panel's two registers of sums, over `lines` lines, to its 16 sums.
+template <bool kNibbles>
+inline void AddSums(const __m256i* pairs, int lines, int32_t* sums) {
+  if (sums == nullptr) return;
+  const __m256i eights = _mm256_set1_epi32(kNibbles ? 8 * 8 * lines : 0);
+  for (int h = 0; h < 2; ++h) {
+    const __m256i columns = _mm256_sub_epi32(_mm256_madd_epi16(pairs[h], _mm256_set1_epi16(1)), eights);
+    __m256i* to = reinterpret_cast<__m256i*>(sums + 8 * h);
+    _mm256_storeu_si256(to, _mm256_add_epi32(_mm256_loadu_si256(to), columns));
+  }
+}
+
+/// Lines of two panels from four rows of 32 bytes; `first` has the lower 16 columns.
+template <bool kNibbles, bool kStream>
+inline void EmitTwo(const __m256i* row, uint8_t* first, uint8_t* second, __m256i* first_sums, __m256i* second_sums) {
+  const __m256i low01 = _mm256_unpacklo_epi8(row[0], row[1]), high01 = _mm256_unpackhi_epi8(row[0], row[1]);
+  const __m256i low23 = _mm256_unpacklo_epi8(row[2], row[3]), high23 = _mm256_unpackhi_epi8(row[2], row[3]);
+  const __m256i q0 = _mm256_unpacklo_epi16(low01, low23), q1 = _mm256_unpackhi_epi16(low01, low23);
+  const __m256i q2 = _mm256_unpacklo_epi16(high01, high23), q3 = _mm256_unpackhi_epi16(high01, high23);
+  Emit<kNibbles, kStream>(_mm256_permute2x128_si256(q0, q1, 0x20), first, first_sums);
+  Emit<kNibbles, kStream>(_mm256_permute2x128_si256(q2, q3, 0x20), first + 32, first_sums + 1);
+  Emit<kNibbles, kStream>(_mm256_permute2x128_si256(q0, q1, 0x31), second, second_sums);
+  Emit<kNibbles, kStream>(_mm256_permute2x128_si256(q2, q3, 0x31), second + 32, second_sums + 1);
+}
+
+template <bool kStream>
+inline void Rows(const LinesArgs& a) {
+  __m256i sums[8] = {};
+  const uint8_t* row = a.source;
+  for (int l = 0, at = 0; l < a.lines; ++l, at += kLineBytes, row += 4 * a.stride) {
+    for (int h = 0; h < 2; ++h) {
+      const uint8_t* part = row + 32 * h;
+      const __m256i rows[4] = {LoadBytes(part), LoadBytes(part + a.stride), LoadBytes(part + 2 * a.stride),
+                               LoadBytes(part + 3 * a.stride)};
+      EmitTwo<false, kStream>(rows, a.out[2 * h] + at, a.out[2 * h + 1] + at, sums + 4 * h, sums + 4 * h + 2);
+    }
+  }
+  for (int p = 0; p < 4; ++p) AddSums<false>(sums + 2 * p, a.lines, a.sums[p]);
+}
+
+/// Four rows of 64 columns and the four rows below them: bytes of even, then of odd columns, zipped.
+template <bool kStream>
+inline void NibbleRows(const LinesArgs& a) {
+  __m256i sums[8] = {};
+  const __m256i low_mask = _mm256_set1_epi8(15), eights = _mm256_set1_epi8(static_cast<char>(0x88));
+  const uint8_t* row = a.source;
+  for (int l = 0, at = 0; l < a.lines; ++l, at += kLineBytes, row += 8 * a.stride) {
+    __m256i outer[4], inner[4];  // in each half: the lower 16 of 32 columns, the upper 16
+    for (int b = 0; b < 4; ++b) {
+      const __m256i low = _mm256_xor_si256(LoadBytes(row + b * a.stride), eights);
+      const __m256i high = _mm256_xor_si256(LoadBytes(row + (b + 4) * a.stride), eights);
+      const __m256i even = _mm256_or_si256(_mm256_and_si256(low, low_mask),
+                                           _mm256_slli_epi16(_mm256_and_si256(high, low_mask), 4));
+      const __m256i odd = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(low, 4), low_mask),
+                                          _mm256_andnot_si256(low_mask, high));
+      outer[b] = _mm256_unpacklo_epi8(even, odd);
+      inner[b] = _mm256_unpackhi_epi8(even, odd);
+    }
+    EmitTwo<true, kStream>(outer, a.out[0] + at, a.out[2] + at, sums, sums + 4);
+    EmitTwo<true, kStream>(inner, a.out[1] + at, a.out[3] + at, sums + 2, sums + 6);
+  }
+  for (int p = 0; p < 4; ++p) AddSums<true>(sums + 2 * p, a.lines, a.sums[p]);
+}
+
+/// 8 columns of 32 bytes -> 8 half lines, kLineBytes apart.
+inline void Transpose8(const uint8_t* column, ptrdiff_t stride, uint8_t* out) {
+  __m256i t[8], u[8];
+  for (int i = 0; i < 4; ++i) {
+    const __m256i v = LoadBytes(column + 2 * i * stride), w = LoadBytes(column + (2 * i + 1) * stride);
+    t[2 * i] = _mm256_unpacklo_epi32(v, w);
+    t[2 * i + 1] = _mm256_unpackhi_epi32(v, w);
+  }
+  for (int i = 0; i < 2; ++i) {
+    for (int j = 0; j < 2; ++j) {
+      u[4 * i + 2 * j] = _mm256_unpacklo_epi64(t[4 * i + j], t[4 * i + 2 + j]);
+      u[4 * i + 2 * j + 1] = _mm256_unpackhi_epi64(t[4 * i + j], t[4 * i + 2 + j]);
+    }
+  }
+  for (int i = 0; i < 4; ++i) {
+    auto* low = reinterpret_cast<__m256i*>(out + i * kLineBytes);
+    auto* high = reinterpret_cast<__m256i*>(out + (i + 4) * kLineBytes);
+    _mm256_store_si256(low, _mm256_permute2x128_si256(u[i], u[i + 4], 0x20));
+    _mm256_store_si256(high, _mm256_permute2x128_si256(u[i], u[i + 4], 0x31));
+  }
+}
+
+/// A cache line of each column becomes 16 lines in L1; from there they leave whole.
+template <bool kStream>
+inline void Columns(const LinesArgs& a) {
+  alignas(64) uint8_t lines[kColumnLines * kLineBytes];
+  __m256i sums[2] = {};
+  for (int l = 0; l < a.lines; l += kColumnLines) {
+    const uint8_t* column = a.source + 4 * l;
+    for (int half = 0; half < 2; ++half) {
+      for (int c = 0; c < 8; ++c) {
+        _mm_prefetch(reinterpret_cast<const char*>(column + (8 * half + c) * a.stride + 256), _MM_HINT_T0);
+      }
+      for (int part = 0; part < 2; ++part) {
+        Transpose8(column + 8 * half * a.stride + 32 * part, a.stride, lines + 8 * part * kLineBytes + 32 * half);
+      }
+    }
+    for (int i = 0; i < kColumnLines; ++i) {
+      for (int h = 0; h < 2; ++h) {
+        Emit<false, kStream>(LoadBytes(lines + i * kLineBytes + 32 * h), a.out[0] + (l + i) * kLineBytes + 32 * h, sums + h);
+      }
+    }
+  }
+  AddSums<false>(sums, a.lines, a.sums[0]);
+}
+
+/// Words of eight columns, consecutive in k: in each 128-bit half, four k of one run of words.
+template <bool kStream>
+inline void NibbleColumns(const LinesArgs& a) {
+  __m256i sums[2] = {};
+  const __m256i low_mask = _mm256_set1_epi8(15), eights = _mm256_set1_epi8(static_cast<char>(0x88));
+  const __m256i transpose = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15, 0, 4, 8, 12, 1, 5, 9,
+                                             13, 2, 6, 10, 14, 3, 7, 11, 15);
+  for (int l = 0; l < a.lines; ++l) {
+    const __m256i first = LoadBytes(a.source + 32 * l), second = LoadBytes(a.source + a.stride + 32 * l);
+    const __m256i low = _mm256_xor_si256(_mm256_permute2x128_si256(first, second, 0x20), eights);
+    const __m256i high = _mm256_xor_si256(_mm256_permute2x128_si256(first, second, 0x31), eights);
+    const __m256i even = _mm256_or_si256(_mm256_and_si256(low, low_mask),
+                                         _mm256_slli_epi16(_mm256_and_si256(high, low_mask), 4));
+    const __m256i odd = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(low, 4), low_mask),
+                                        _mm256_andnot_si256(low_mask, high));
+    const __m256i even_columns = _mm256_shuffle_epi8(even, transpose), odd_columns = _mm256_shuffle_epi8(odd, transpose);
+    const __m256i columns03 = _mm256_unpacklo_epi32(even_columns, odd_columns);
+    const __m256i columns47 = _mm256_unpackhi_epi32(even_columns, odd_columns);
+    uint8_t* line = a.out[0] + l * kLineBytes;
+    Emit<true, kStream>(_mm256_permute2x128_si256(columns03, columns47, 0x20), line, sums);
+    Emit<true, kStream>(_mm256_permute2x128_si256(columns03, columns47, 0x31), line + 32, sums + 1);
+  }
+  AddSums<true>(sums, a.lines, a.sums[0]);
+}
+
+template <LinesFn kStored, LinesFn kStreamed>
+void StoreOrStream(const LinesArgs& a) {
+  return a.stream ? kStreamed(a) : kStored(a);
+}
+
+void Drain() { _mm_sfence(); }
+
+constexpr LineMakers kAvx2Lines = {StoreOrStream<Rows<false>, Rows<true>>, StoreOrStream<Columns<false>, Columns<true>>,
+                                   StoreOrStream<NibbleRows<false>, NibbleRows<true>>,
+                                   StoreOrStream<NibbleColumns<false>, NibbleColumns<true>>, Drain};
+
+}  // namespace
+}  // namespace qgmm::cpu
