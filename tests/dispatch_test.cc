@@ -48,13 +48,14 @@ TEST(ChooseKernel, Avx2ByRows) {
   EXPECT_STREQ(ChooseKernel(Product::kInt8, 300, 1200, 256, Isa::kAvx2).name, "avx2_wide_unpacked");
   EXPECT_STREQ(ChooseKernel(Product::kInt4, 8, 64, 1, Isa::kAvx2).name, "avx2_int4");
   EXPECT_STREQ(ChooseKernel(Product::kInt4, 64, 64, 256, Isa::kAvx2).name, "avx2_int4");
-  EXPECT_STREQ(ChooseKernel(Product::kFloat, 7, 7, 1, Isa::kAvx2).name, "avx2_float");
+  EXPECT_STREQ(ChooseKernel(Product::kFloat, 7, 7, 2, Isa::kAvx2).name, "avx2_float_pair");
+  EXPECT_STREQ(ChooseKernel(Product::kFloat, 7, 7, 3, Isa::kAvx2).name, "avx2_float");
   EXPECT_STREQ(ChooseKernel(Product::kFloat, 7, 7, 256, Isa::kAvx2).name, "avx2_float_unpacked");
 }
 
 TEST(ChooseKernel, Avx512VnniAtAnyRows) {
   if (!HasIsa(Isa::kAvx512Vnni)) GTEST_SKIP() << "not run: this machine has no avx512vnni";
-  for (const int64_t rows : {1, 100}) {
+  for (const int64_t rows : {3, 100}) {
     EXPECT_STREQ(ChooseKernel(Product::kInt8, 64, 128, rows, Isa::kAvx512Vnni).name, "avx512vnni_int8");
     EXPECT_STREQ(ChooseKernel(Product::kInt4, 64, 128, rows, Isa::kAvx512Vnni).name, "avx512vnni_int4");
     EXPECT_STREQ(ChooseKernel(Product::kFloat, 9, 9, rows, Isa::kAvx512Vnni).name, "avx512vnni_float");

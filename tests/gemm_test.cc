@@ -84,7 +84,8 @@ TEST_P(Gemm, UnalignedAddresses) {
 
 /// A slice in two calls, the second with `add`: the same bits as in one. Rows that take any slice start anywhere.
 TEST_P(Gemm, PartsOfASliceAdd) {
-  const int line_k = LineK(WeightType(kernel())), every = step() == 1 ? 1 : std::max(line_k, step()), k = 77;
+  const int line_k = LineK(WeightType(kernel())), every = step() == 1 ? 1 : std::max(line_k, step());
+  const int k = 77 + 2 * step();
   for (int first = every; first < k; first += every) {
     Tile tile(kernel(), kernel().tile_m, k, k, 0);
     tile.Fill(static_cast<uint32_t>(first));
@@ -192,14 +193,15 @@ TEST_P(IntegerGemm, SumAtInt32Edge) {
 /// Sums are modulo 2^32: sums pushed to the edge between two parts of a slice wrap.
 TEST_P(IntegerGemm, AddWraps) {
   for (const uint32_t push : {0x7FFFFFFFu, 0x80000000u}) {
-    Tile tile(kernel(), kernel().tile_m, 40, 40, 0);
+    const int first = std::max(16, step()), k = first + 24;
+    Tile tile(kernel(), kernel().tile_m, k, k, 0);
     tile.Fill(5);
     Accumulators acc(tile, 0);
-    tile.Multiply(0, 16, false, acc.data());
+    tile.Multiply(0, first, false, acc.data());
     for (int i = 0; i < tile.rows; ++i) {
       for (int c = 0; c < tile.columns; ++c) acc.At(i, c) += push;
     }
-    tile.Multiply(16, 24, true, acc.data());
+    tile.Multiply(first, 24, true, acc.data());
     acc.Expect([&](int i, int c) { return tile.Expected(i, c, 0, tile.k, push); }, "pushed by " + std::to_string(push));
   }
 }

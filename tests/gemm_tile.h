@@ -123,13 +123,18 @@ struct Tile {
     PackRows();
   }
 
+  /// What the kernel reads of panel h, from `first` on.
+  const uint8_t* Lines(int h, int first) const {
+    const int line = first / LineK(WeightType(kernel));
+    return kernel.widen ? widened[h].data() + line * kernel.widened_bytes : panel[h].data() + line * kLineBytes;
+  }
+
   /// Slices [first, first + count) folded into acc (fp32); scales [slices][32].
   void MultiplyFolded(int first, int count, const float* scales, void* acc) const {
-    const int line_k = LineK(WeightType(kernel));
     GemmArgs args = {};
     args.x_stride = PackedStride(k, kernel);
-    args.x = packed_x.data() + first * slice * kernel.x_bytes;
-    for (int h = 0; h < kernel.panels; ++h) args.w[h] = panel[h].data() + first * slice / line_k * kLineBytes;
+    args.x = packed_x.data() + PackedAt(kernel, args.x_stride, 0, first * slice) * kernel.x_bytes;
+    for (int h = 0; h < kernel.panels; ++h) args.w[h] = Lines(h, first * slice);
     args.row_sums = row_sums.data() + first;
     args.row_sums_stride = k / slice;
     args.rows = rows;
@@ -150,10 +155,9 @@ struct Tile {
     GemmArgs args = {};
     int32_t column_sums[2][kPanelColumns];
     args.x_stride = PackedStride(k, kernel);
-    args.x = packed_x.data() + first * kernel.x_bytes;
+    args.x = packed_x.data() + PackedAt(kernel, args.x_stride, 0, first) * kernel.x_bytes;
     for (int h = 0; h < kernel.panels; ++h) {
-      args.w[h] = kernel.widen ? widened[h].data() + first / line_k * kernel.widened_bytes
-                               : panel[h].data() + first / line_k * kLineBytes;
+      args.w[h] = Lines(h, first);
       for (int c = 0; c < kPanelColumns; ++c) {
         column_sums[h][c] = 0;
         for (int kk = first / slice * slice; kk < (first / slice + 1) * slice; ++kk) column_sums[h][c] +=

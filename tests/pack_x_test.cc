@@ -22,7 +22,8 @@ class PackX : public testing::TestWithParam<const Kernel*> {
   }
   const Kernel& kernel() const { return *GetParam(); }
 };
-class PackXSums : public PackX {};   // kInt4: sums of slices
+class PackXSums : public PackX {};   // sums of slices
+class PackXBytes : public PackX {};  // x stays as it is
 class PackXFloat : public PackX {};  // 16-bit and fp32 x
 
 std::vector<const Kernel*> Rows(std::initializer_list<Product> products) {
@@ -34,10 +35,21 @@ std::vector<const Kernel*> Rows(std::initializer_list<Product> products) {
   }
   return rows;
 }
+std::vector<const Kernel*> RowsWithSums() {
+  std::vector<const Kernel*> rows = Rows({Product::kInt4});
+  std::erase_if(rows, [](const Kernel* kernel) { return !kernel->row_sums && kernel->x_tiles; });
+  return rows;
+}
+std::vector<const Kernel*> RowsOfBytes() {
+  std::vector<const Kernel*> rows = Rows({Product::kInt8, Product::kInt4});
+  std::erase_if(rows, [](const Kernel* k) { return k->x_bytes != 1 || k->needs != Certificate::kNone; });
+  return rows;
+}
 std::string KernelName(const testing::TestParamInfo<const Kernel*>& info) { return info.param->name; }
 INSTANTIATE_TEST_SUITE_P(Kernels, PackX, testing::ValuesIn(Rows({Product::kInt8, Product::kInt4, Product::kFloat})),
                          KernelName);
-INSTANTIATE_TEST_SUITE_P(Kernels, PackXSums, testing::ValuesIn(Rows({Product::kInt4})), KernelName);
+INSTANTIATE_TEST_SUITE_P(Kernels, PackXSums, testing::ValuesIn(RowsWithSums()), KernelName);
+INSTANTIATE_TEST_SUITE_P(Kernels, PackXBytes, testing::ValuesIn(RowsOfBytes()), KernelName);
 INSTANTIATE_TEST_SUITE_P(Kernels, PackXFloat, testing::ValuesIn(Rows({Product::kFloat})), KernelName);
 
 /// x with any strides packs to the bytes of the same x with the plain ones, and leaves the same sums.
@@ -46,7 +58,8 @@ TEST_P(PackX, AnyStrides) {
   const DType dtype = kernel().product == Product::kFloat ? DType::kFloat32 : DType::kInt8;
   const int64_t packed_stride = PackedStride(k, kernel());
   const auto pack = [&](const Owned& x, std::vector<int32_t>* row_sums, std::vector<float>* x_sums) {
-    std::vector<uint8_t> packed(static_cast<size_t>(rows * packed_stride * kernel().x_bytes), 0x55);
+    const int padded_rows = (rows + kernel().row_step - 1) / kernel().row_step * kernel().row_step;
+    std::vector<uint8_t> packed(static_cast<size_t>(padded_rows * packed_stride * kernel().x_bytes), 0x55);
     row_sums->assign(rows * slices, -1);
     x_sums->assign(rows, -1.0f);
     kernel().pack_x({x.view().data, dtype, x.view().strides[0], x.view().strides[1], rows, k, PaddedK(k), packed_stride,
@@ -79,6 +92,31 @@ TEST_P(PackX, AnyStrides) {
           << strides[0];
       EXPECT_EQ(same_row_sums, row_sums);
       EXPECT_EQ(same_x_sums, x_sums);
+    }
+  }
+}
+
+/// Packed in two parts, as with the row of eights: each element is where PackedAt says, zeros stand behind k.
+TEST_P(PackXBytes, RowsAndTiles) {
+  const int rows = 37, padded_rows = (rows + kernel().row_step - 1) / kernel().row_step * kernel().row_step;
+  for (const int k : {1, 63, 64, 130}) {
+    const int64_t stride = PackedStride(k, kernel());
+    std::vector<int8_t> x(static_cast<size_t>(rows * k)), packed(static_cast<size_t>(padded_rows * stride), 0x55);
+    for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<int8_t>(i * 37 + i / 256);
+    std::vector<int32_t> sums(rows);
+    PackXArgs args = {x.data(), DType::kInt8, k, 1, 1, k, PaddedK(k), stride, k, packed.data(),
+                      kernel().row_sums ? sums.data() : nullptr, nullptr};
+    kernel().pack_x(args);
+    args.x = x.data() + k;
+    args.rows = rows - 1;
+    args.packed = packed.data() + PackedAt(kernel(), stride, 1, 0);
+    args.first_row = 1;
+    kernel().pack_x(args);
+    for (int i = 0; i < rows; ++i) {
+      for (int64_t kk = 0; kk < PaddedK(k); ++kk) {
+        const int expected = kk < k ? x[static_cast<size_t>(i * k + kk)] : 0;
+        ASSERT_EQ(packed[static_cast<size_t>(PackedAt(kernel(), stride, i, kk))], expected) << i << ", k " << kk;
+      }
     }
   }
 }

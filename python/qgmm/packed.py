@@ -96,6 +96,25 @@ class PackedWeight:
         """
         return PackedWeight(ops.certify_weight(self.data, certify=certification("PackedWeight", certify)))
 
+    def certificates(self) -> dict:
+        """How many panels keep which promise, and the share of weights in residual lists (docs/packing.md).
+
+        Example:
+            >>> import torch, qgmm
+            >>> weight = torch.randint(-16, 17, (2, 64, 32), dtype=torch.int8)
+            >>> qgmm.pack_weight(weight, certify=True).certificates()
+            {'none': 0, 'pairs': 0, 'quads': 4, 'residual_share': 0.0}
+        """
+        capacity = self.data[40:48].clone().view(torch.int64).item()
+        panels = self.e * 2 * -(-self.n // 32)
+        if capacity == 0:
+            return {"none": panels, "pairs": 0, "quads": 0, "residual_share": 0.0}
+        weights = -(-self.k // 64) * 64 * 16  # of a panel, in bytes; then 64 bytes of column sums each
+        table = self.data[64 + panels * (weights + 64) :][: panels * 8].clone().view(torch.int32).view(panels, 2)
+        none, pairs, quads = (int((table[:, 0] == level).sum()) for level in range(3))
+        share = table[:, 1].sum().item() / (self.e * self.k * self.n)
+        return {"none": none, "pairs": pairs, "quads": quads, "residual_share": share}
+
     def unpack(self) -> torch.Tensor:
         """The plain weights again: int8 ``[e, k, n]``, or int32 ``[e, k, n / 8]`` holding int4. Slow, for checking."""
         return ops.unpack_weight(self.data, self.integers)

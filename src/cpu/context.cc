@@ -2,17 +2,14 @@
 // The scratch memory that a Context keeps from call to call.
 #include "qgmm/context.h"
 
-#include <sys/mman.h>
-
 #include <cstdlib>
 #include <new>
 
+#include "cpu/huge_pages.h"
+
 namespace qgmm {
-namespace {
 
-constexpr size_t kHugePage = size_t{2} << 20;
-
-}  // namespace
+using cpu::kHugePage;
 
 Context::~Context() { std::free(workspace_); }
 
@@ -26,7 +23,7 @@ void* Context::Workspace(size_t bytes) {
   workspace_bytes_ = 0;
   workspace_ = std::aligned_alloc(alignment, size);
   if (workspace_ == nullptr) throw std::bad_alloc();
-  if (large) madvise(workspace_, size, MADV_HUGEPAGE);
+  cpu::AskForHugePages(workspace_, size);
   workspace_bytes_ = size;
   return workspace_;
 }

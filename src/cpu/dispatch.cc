@@ -2,6 +2,8 @@
 // Which ISA this machine has, which one a call may use, and which kernel a block of rows gets.
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #elif defined(__aarch64__)
 #include <sys/auxv.h>
 #endif
@@ -56,17 +58,38 @@ constexpr const Stages* kStages[] = {
 constexpr Isa kIsas[] = {Isa::kScalar, Isa::kAvx2, Isa::kAvxVnni, Isa::kAvx512, Isa::kAvx512Vnni,
                          Isa::kAmx, Isa::kNeon, Isa::kNeonDot, Isa::kNeonI8mm};
 
+#if defined(__x86_64__)
+/// AMX-INT8 of the processor, tile state switched on by the system, and leave to use it: Linux gives the process, with all
+/// threads it has and will have, the larger signal frames only when asked.
+bool MayUseTiles() {
+  unsigned a, b, c = 0, d = 0;
+  constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25, kStates = 3u << 17;  // XTILECFG, XTILEDATA
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kTile) == 0 || (d & kInt8) == 0) return false;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || (c & bit_OSXSAVE) == 0) return false;
+  asm volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+  if ((a & kStates) != kStates) return false;
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+#endif
+
 /// Of this machine, whatever kernels there are.
 bool ProcessorHas(Isa isa) {
 #if defined(__x86_64__)
   static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c();
   static const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                              __builtin_cpu_supports("avx512vl");
+  static const bool avx512vnni = avx512 && __builtin_cpu_supports("avx512vnni");
   switch (isa) {
     case Isa::kScalar: return true;
     case Isa::kAvx2: return avx2;
     case Isa::kAvx512: return avx512;
-    case Isa::kAvx512Vnni: return avx512 && __builtin_cpu_supports("avx512vnni");
+    case Isa::kAvx512Vnni: return avx512vnni;
+    case Isa::kAmx: return avx512vnni && MayUseTiles();
     default: return false;
   }
 #elif defined(__aarch64__)

@@ -44,9 +44,10 @@ struct PackXArgs {
   int64_t k, padded_k;
   int64_t packed_stride;  // packed elements from row to row
   int64_t slice;          // k elements per slice
-  void* packed;
+  void* packed;           // where the first of the rows goes
   int32_t* row_sums;      // [rows][slices], if the kernel asks for them; else null
   float* x_sums;          // kFloat with offset: [rows], summed in fp64, rounded once; else null
+  int first_row = 0;      // among the packed rows; kernels with `x_tiles` look at it
 };
 using PackXFn = void (*)(const PackXArgs&);
 
@@ -65,6 +66,7 @@ struct Kernel {
   int slice_step;  // slices shorter than k, and parts of a slice but the last, are multiples of it
   int k_block;     // most k per call when a block has several row tiles; 0: all
   int x_bytes;     // bytes per packed x element
+  bool x_tiles = false;  // packed x is [rows / row_step][k / 64][row_step][64] bytes, not rows
   bool row_sums;   // reads GemmArgs::row_sums
   bool folds = false;  // takes GemmArgs::scales
   PackXFn pack_x;

@@ -2,8 +2,6 @@
 // Packing: rows, columns or anything strided into lines; whole experts for pack_weight, spans of panels during a run.
 #include "cpu/pack.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -11,6 +9,7 @@
 
 #include "cpu/backend.h"
 #include "cpu/certify.h"
+#include "cpu/huge_pages.h"
 #include "cpu/plan.h"
 #include "cpu/team.h"
 
@@ -18,7 +17,6 @@ namespace qgmm::cpu {
 namespace {
 
 constexpr uint8_t kZeroNibbles = 0x88;  // stored nibbles are the weight + 8
-constexpr int64_t kHugePage = 2 << 20;
 constexpr int64_t kSmallCache = 8 << 20;  // of machines that do not tell their L3
 constexpr int kRowsAhead = 8;  // that strided rows are fetched early: each is a page, so no prefetcher of the machine's helps
 constexpr int kTileLines = 16;
@@ -200,14 +198,6 @@ void FinishPanel(const PackedHeader& header, int64_t index, uint8_t* out, int32_
   std::memcpy(out + header.column_sums_offset() + index * kPanelColumns * 4, sums, kPanelColumns * 4);
 }
 
-/// 2 MiB pages where the system grants them on request; 4 KiB pages cost 20 % of decode.
-void AskForHugePages(uint8_t* data, int64_t bytes) {
-  if (bytes < 2 * kHugePage) return;
-  const uintptr_t first = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) / kHugePage * kHugePage;
-  const uintptr_t last = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / kHugePage * kHugePage;
-  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-}
-
 }  // namespace
 
 void PackPanels(const Weights& weights, const PackSpan& span, const LineMakers& makers) {
@@ -235,7 +225,7 @@ PackedWeight Pack(const Weights& w, int64_t residual_capacity, uint8_t* out, Con
   const Layout layout = w.dtype == DType::kInt4 ? (w.paired ? Layout::kCpuInt4Paired : Layout::kCpuInt4)
                                                 : (w.paired ? Layout::kCpuInt8Paired : Layout::kCpuInt8);
   const PackedHeader header = MakeHeader(layout, w.e, w.k, w.n, residual_capacity);
-  AskForHugePages(out, header.bytes);
+  AskForHugePages(out, static_cast<size_t>(header.bytes));
   std::memcpy(out, &header, sizeof(header));
   const int64_t panels = 2 * Pairs(w.n), panel_bytes = PanelBytes(w.dtype, w.k), lines = panel_bytes / kLineBytes;
   const LineMakers& makers = StagesFor(ChosenIsa(context.max_isa)).lines;
@@ -268,7 +258,7 @@ int64_t CertifiedBytes(const PackedWeight& weight, int64_t residual_capacity) {
 
 PackedWeight Certify(const PackedWeight& weight, int64_t residual_capacity, uint8_t* out, Context& context) {
   const PackedHeader header = MakeHeader(weight.layout, weight.e, weight.k, weight.n, residual_capacity);
-  AskForHugePages(out, header.bytes);
+  AskForHugePages(out, static_cast<size_t>(header.bytes));
   std::memcpy(out, &header, sizeof(header));
   const int64_t panels = 2 * Pairs(weight.n), all = weight.e * panels, panel_bytes = PanelBytes(header.dtype(), header.k);
   const Promises promises(weight);

@@ -200,8 +200,15 @@ int StripRows(const RowBlock& block) {
 }
 
 int64_t PackedStride(int64_t k, const Kernel& kernel) {
+  if (kernel.x_tiles) return PaddedK(k);
   // One cache line more than the row: rows whose distance is a multiple of 4 KiB would share their L1 sets.
   return PaddedK(k) + (kernel.x_bytes == 1 ? 64 : kernel.x_bytes == 2 ? 32 : 16);
+}
+
+int64_t PackedAt(const Kernel& kernel, int64_t stride, int64_t row, int64_t k) {
+  if (!kernel.x_tiles) return row * stride + k;
+  const int64_t within = row % kernel.row_step;
+  return (row - within) * stride + k / kPadK * kPadK * kernel.row_step + within * kPadK + k % kPadK;
 }
 
 std::pair<const Kernel*, const Kernel*> Plan::KernelsOf(const RowBlock& block, int64_t pair) const {

@@ -76,8 +76,10 @@ Plan MakePlan(const Problem& problem, const Context& context);
 inline constexpr double kWorkerNs = 20000;
 int WorthWorkers(const Problem& problem);
 
-/// Packed elements from row to row of packed x.
+/// Packed elements from row to row of packed x, on average where it is tiles.
 int64_t PackedStride(int64_t k, const Kernel& kernel);
+/// Elements from the start of packed x to (row, k).
+int64_t PackedAt(const Kernel& kernel, int64_t stride, int64_t row, int64_t k);
 
 /// Pairs whose scales are gathered together; as many as plain weights are packed together.
 inline constexpr int kScalePairs = 4;

@@ -67,7 +67,8 @@ void Worker::PackX(const RowBlock& b, const Kernel& kernel, std::byte* packed) {
     args.x = &kEight;
     args.rows = 1;
     kernel.pack_x(args);
-    args.packed = packed + args.packed_stride * kernel.x_bytes;
+    args.packed = packed + PackedAt(kernel, args.packed_stride, 1, 0) * kernel.x_bytes;
+    args.first_row = 1;
     if (args.row_sums) args.row_sums += slices_;
   }
   args.x = static_cast<const std::byte*>(p_.x.data) + b.first_row * p_.x.row_stride * Bytes(p_.x.dtype);
@@ -179,7 +180,7 @@ void Worker::SetPrefetch(const RowBlock& b, const Kernel& kernel, const PairLine
   args->prefetch_step = 0;
   for (int i = 0; i < kernel.panels; ++i) {
     args->prefetch[i] = args->w[i];
-    if (tiles == 1) {
+    if (tiles == 1 && !kernel.widen) {
       args->prefetch[i] += kAheadBytes;
       args->prefetch_step = kLineBytes;
     } else if (lines.next[half + i] != nullptr && tile < 1 << shift) {
@@ -288,7 +289,7 @@ void Worker::MultiplyTiles(const RowBlock& b, const PairLines& lines, int row, i
     args.scales = scales ? scales + h * kPanelColumns : nullptr;
     for (int r = 0; r < rows; r += kernel.tile_m) {
       args.rows = std::min(kernel.tile_m, rows - r);
-      args.x = x + ((row + r) * args.x_stride + first_k) * kernel.x_bytes;
+      args.x = x + PackedAt(kernel, args.x_stride, row + r, first_k) * kernel.x_bytes;
       args.row_sums = At<int32_t>(plan_.scratch.row_sums) + (row + r) * slices_ + slice;
       args.acc = acc + r * kPairColumns + h * kPanelColumns;
       SetPrefetch(b, kernel, lines, h, row + r, &args);

@@ -134,6 +134,17 @@ def test_certificates_change_no_weight_and_no_result(rng):
             assert all(torch.equal(one, other) for one, other in zip(got, want))
 
 
+def test_certificates_are_counted(rng):
+    small, any_int8 = cases.int8(rng, 2, 70, 96) // 8, cases.int8(rng, 2, 70, 96)
+    counts = qgmm.pack_weight(small, certify=True).certificates()
+    assert counts == {"none": 0, "pairs": 0, "quads": 2 * 6, "residual_share": 0.0}
+    assert qgmm.pack_weight(small, certify=False).certificates()["none"] == 2 * 6
+    assert qgmm.pack_weight(any_int8, certify=True).certificates()["none"] == 2 * 6
+    small[0, 3, 5], small[0, 2, 5] = 127, 127  # one lane of one panel: 254, which one entry of 126 repairs
+    counts = qgmm.pack_weight(small, certify=True).certificates()
+    assert counts["quads"] == 2 * 6 and 1 <= counts["residual_share"] * small.numel() <= 3
+
+
 def test_certify_refusals(rng):
     int8, int4 = cases.int8(rng, 2, 24, 16), cases.int4(rng, 2, 24, 16)
     with pytest.raises(ValueError, match=r"^\[pack_weight\] certify must be True, False or None; got 1$"):

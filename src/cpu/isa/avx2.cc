@@ -35,9 +35,13 @@ constexpr Kernel kAvx2Int4 = {.name = "avx2_int4", .isa = Isa::kAvx2, .product =
                               .row_sums = true, .folds = true, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
                               .gemm = ForRows<4, GemmInt4>};
 constexpr Kernel kAvx2Float = {.name = "avx2_float", .isa = Isa::kAvx2, .product = Product::kFloat,
-                               .tile_m = 4, .min_rows = 1, .slice_step = 4, .k_block = 0, .x_bytes = 4,
+                               .tile_m = 4, .min_rows = 3, .slice_step = 4, .k_block = 0, .x_bytes = 4,
                                .row_sums = false, .pack_x = PackXFloats<Avx2>, .widened_bytes = 0, .widen = nullptr,
                                .gemm = ForRows<4, GemmFloat>};
+constexpr Kernel kAvx2FloatPair = {.name = "avx2_float_pair", .isa = Isa::kAvx2, .product = Product::kFloat, .panels = 2,
+                                   .tile_m = 2, .min_rows = 1, .slice_step = 4, .k_block = 0, .x_bytes = 4,
+                                   .row_sums = false, .pack_x = PackXFloats<Avx2>, .widened_bytes = 0, .widen = nullptr,
+                                   .gemm = ForRows<2, GemmFloatPair>};
 constexpr Kernel kAvx2FloatUnpacked = {.name = "avx2_float_unpacked", .isa = Isa::kAvx2, .product = Product::kFloat,
                                        .tile_m = 6, .min_rows = 48, .slice_step = 4, .k_block = 256, .x_bytes = 4,
                                        .row_sums = false, .pack_x = PackXFloats<Avx2>, .widened_bytes = 4 * kLineBytes,

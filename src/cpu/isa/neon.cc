@@ -13,11 +13,13 @@ namespace qgmm::cpu {
 // counted say so (a line costs 48 conversions, in the loop per tile of 6, unpacked once per block).
 constexpr Kernel kNeonInt8 = {.name = "neon_int8", .isa = Isa::kNeon, .product = Product::kInt8,
                               .tile_m = 3, .min_rows = 1, .slice_step = 4, .k_block = 1024, .x_bytes = 1,
-                              .row_sums = false, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
+                              .row_sums = false, .folds = true, .pack_x = PackXBytes,
+                              .widened_bytes = 0, .widen = nullptr,
                               .gemm = ForRows<3, GemmInt8>};
 constexpr Kernel kNeonInt4 = {.name = "neon_int4", .isa = Isa::kNeon, .product = Product::kInt4,
                               .tile_m = 4, .min_rows = 1, .slice_step = 8, .k_block = 1024, .x_bytes = 1,
-                              .row_sums = true, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
+                              .row_sums = true, .folds = true, .pack_x = PackXBytes,
+                              .widened_bytes = 0, .widen = nullptr,
                               .gemm = ForRows<4, GemmInt4>};
 constexpr Kernel kNeonFloat = {.name = "neon_float", .isa = Isa::kNeon, .product = Product::kFloat,
                                .tile_m = 6, .min_rows = 1, .slice_step = 4, .k_block = 1024, .x_bytes = 4,

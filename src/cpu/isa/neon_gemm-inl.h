@@ -12,16 +12,21 @@ namespace {
 template <int kRows>
 struct GemmInt8 {
   static void Run(const GemmArgs& a) {
+    Ahead ahead(a);
+    for (int slice = 0; slice < SliceCount(a); ++slice) MultiplySlice(a, slice, ahead);
+  }
+  static void MultiplySlice(const GemmArgs& a, int slice, Ahead& ahead) {
     int32x4_t pairs[kRows][kQuarters][2];
 #pragma GCC unroll 4
     for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
       for (int j = 0; j < kQuarters; ++j) pairs[i][j][0] = pairs[i][j][1] = vdupq_n_s32(0);
     }
-    const int8_t* x = static_cast<const int8_t*>(a.x);
-    const uint8_t* w = a.w[0];
-    for (int k = 0; k < a.k; k += 4, w += kLineBytes, x += 4) {
-      PrefetchAhead(w);
+    const int8_t* x = SliceX(a, slice);
+    const int lines = (a.k + 3) / 4;
+    const uint8_t* w = SliceLines(a, slice, lines);
+    for (int l = 0; l < lines; ++l, w += kLineBytes, x += 4) {
+      ahead.Fetch();
       int8x16_t four[kRows];
 #pragma GCC unroll 4
       for (int i = 0; i < kRows; ++i) four[i] = Broadcast4(x + i * a.x_stride);
@@ -37,7 +42,7 @@ struct GemmInt8 {
       }
     }
     Sums<kRows> sums;
-    sums.template Start<false>(a);
+    sums.template Start<false>(a, slice);
 #pragma GCC unroll 4
     for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
@@ -45,7 +50,7 @@ struct GemmInt8 {
         sums.c[i][j] = vaddq_s32(sums.c[i][j], vpaddq_s32(pairs[i][j][0], pairs[i][j][1]));
       }
     }
-    sums.Finish(a);
+    Finish(sums, a, slice);
   }
 };
 
@@ -79,14 +84,19 @@ struct NibbleSums {
 template <int kRows>
 struct GemmInt4 {
   static void Run(const GemmArgs& a) {
+    Ahead ahead(a);
+    for (int slice = 0; slice < SliceCount(a); ++slice) MultiplySlice(a, slice, ahead);
+  }
+  static void MultiplySlice(const GemmArgs& a, int slice, Ahead& ahead) {
     constexpr int kMost = NibbleSums<kRows>::kMostLines;
     Sums<kRows> sums;
-    sums.template Start<true>(a);
-    const int8_t* x = static_cast<const int8_t*>(a.x);
-    const uint8_t* w = a.w[0];
-    for (int left = (a.k + 7) / 8; left > 0; left -= kMost, w += kMost * kLineBytes, x += kMost * 8) {
+    sums.template Start<true>(a, slice);
+    const int8_t* x = SliceX(a, slice);
+    int left = (a.k + 7) / 8;
+    const uint8_t* w = SliceLines(a, slice, left);
+    for (; left > 0; left -= kMost, w += kMost * kLineBytes, x += kMost * 8) {
       const int lines = left < kMost ? left : kMost;
-      for (int l = 0; l < lines; ++l) PrefetchAhead(w + l * kLineBytes);
+      for (int l = 0; l < lines; ++l) ahead.Fetch();
 #pragma GCC unroll 4
       for (int j = 0; j < kQuarters; ++j) {
         const NibbleSums<kRows> part(a, x, w + 16 * j, lines);
@@ -94,7 +104,7 @@ struct GemmInt4 {
         for (int i = 0; i < kRows; ++i) sums.c[i][j] = vaddq_s32(sums.c[i][j], part.Columns(i));
       }
     }
-    sums.Finish(a);
+    Finish(sums, a, slice);
   }
 };
 
@@ -152,8 +162,9 @@ struct GemmFloat {
     s.Start(a);
     const float* x = static_cast<const float*>(a.x);
     const uint8_t* w = a.w[0];
+    Ahead ahead(a);
     for (int k = 0; k < a.k; k += 4, w += kLineBytes, x += 4) {
-      PrefetchAhead(w);
+      ahead.Fetch();
       Step<0>(s, a, x, w);
       Step<1>(s, a, x, w);
       Step<2>(s, a, x, w);
@@ -167,7 +178,7 @@ struct GemmFloat {
 void WidenToFloats(const uint8_t* lines, int line_count, uint8_t* out) {
   float* f = reinterpret_cast<float*>(out);
   for (int l = 0; l < line_count; ++l, lines += kLineBytes, f += kLineBytes) {
-    PrefetchAhead(lines);
+    FetchToWiden(lines);
 #pragma GCC unroll 4
     for (int j = 0; j < kQuarters; ++j) {
       vst1q_f32(f + 4 * j, ByteAsFloat<0>(lines + 16 * j));
@@ -185,8 +196,10 @@ struct GemmFloats {
     s.Start(a);
     const float* x = static_cast<const float*>(a.x);
     const float* w = reinterpret_cast<const float*>(a.w[0]);
+    Ahead ahead(a);
     const int steps = (a.k + 3) / 4 * 4;
     for (int k = 0; k < steps; ++k, w += kPanelColumns, ++x) {
+      if (k % 4 == 0) ahead.Fetch();
       const float32x4_t b[kQuarters] = {vld1q_f32(w), vld1q_f32(w + 4), vld1q_f32(w + 8), vld1q_f32(w + 12)};
       s.Step(a, x, b);
     }

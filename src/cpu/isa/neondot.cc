@@ -24,14 +24,18 @@ inline void Step(Sums<kRows>& sums, const int8x16_t (&x)[kRows], const uint8_t* 
 template <int kRows>
 struct GemmInt8 {
   static void Run(const GemmArgs& a) {
+    Ahead ahead(a);
+    for (int slice = 0; slice < SliceCount(a); ++slice) MultiplySlice(a, slice, ahead);
+  }
+  static void MultiplySlice(const GemmArgs& a, int slice, Ahead& ahead) {
     Sums<kRows> sums;
-    sums.template Start<false>(a);
-    const int8_t* x = static_cast<const int8_t*>(a.x);
-    const uint8_t* w = a.w[0];
-    int8x16_t v[kRows];
+    sums.template Start<false>(a, slice);
+    const int8_t* x = SliceX(a, slice);
     int lines = (a.k + 3) / 4;
+    const uint8_t* w = SliceLines(a, slice, lines);
+    int8x16_t v[kRows];
     for (; lines >= 4; lines -= 4, w += 4 * kLineBytes, x += 16) {
-      for (int l = 0; l < 4; ++l) PrefetchAhead(w + l * kLineBytes);
+      for (int l = 0; l < 4; ++l) ahead.Fetch();
 #pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i) v[i] = LoadBytes(x + i * a.x_stride);
       Step<0>(sums, v, w);
@@ -40,11 +44,12 @@ struct GemmInt8 {
       Step<3>(sums, v, w + 3 * kLineBytes);
     }
     for (; lines > 0; --lines, w += kLineBytes, x += 4) {
+      ahead.Fetch();
 #pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i) v[i] = Broadcast4(x + i * a.x_stride);
       Step<0>(sums, v, w);
     }
-    sums.Finish(a);
+    Finish(sums, a, slice);
   }
 };
 
@@ -52,12 +57,17 @@ struct GemmInt8 {
 template <int kRows>
 struct GemmInt4 {
   static void Run(const GemmArgs& a) {
+    Ahead ahead(a);
+    for (int slice = 0; slice < SliceCount(a); ++slice) MultiplySlice(a, slice, ahead);
+  }
+  static void MultiplySlice(const GemmArgs& a, int slice, Ahead& ahead) {
     Sums<kRows> sums;
-    sums.template Start<true>(a);
-    const int8_t* x = static_cast<const int8_t*>(a.x);
-    const uint8_t* w = a.w[0];
-    for (int k = 0; k < a.k; k += 8, w += kLineBytes, x += 8) {
-      PrefetchAhead(w);
+    sums.template Start<true>(a, slice);
+    const int8_t* x = SliceX(a, slice);
+    const int lines = (a.k + 7) / 8;
+    const uint8_t* w = SliceLines(a, slice, lines);
+    for (int l = 0; l < lines; ++l, w += kLineBytes, x += 8) {
+      ahead.Fetch();
       int8x16_t v[(kRows + 1) / 2];  // eight k of two rows each: registers are scarce
 #pragma GCC unroll 4
       for (int i = 0; i < kRows; i += 2)
@@ -79,7 +89,7 @@ struct GemmInt4 {
         LoadsStayHere();
       }
     }
-    sums.Finish(a);
+    Finish(sums, a, slice);
   }
 };
 
@@ -87,11 +97,13 @@ struct GemmInt4 {
 
 constexpr Kernel kNeonDotInt8 = {.name = "neondot_int8", .isa = Isa::kNeonDot, .product = Product::kInt8,
                                  .tile_m = 6, .min_rows = 1, .slice_step = 4, .k_block = 1024, .x_bytes = 1,
-                                 .row_sums = false, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
+                                 .row_sums = false, .folds = true, .pack_x = PackXBytes,
+                                 .widened_bytes = 0, .widen = nullptr,
                                  .gemm = ForRows<6, GemmInt8>};
 constexpr Kernel kNeonDotInt4 = {.name = "neondot_int4", .isa = Isa::kNeonDot, .product = Product::kInt4,
                                  .tile_m = 6, .min_rows = 1, .slice_step = 8, .k_block = 1024, .x_bytes = 1,
-                                 .row_sums = true, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
+                                 .row_sums = true, .folds = true, .pack_x = PackXBytes,
+                                 .widened_bytes = 0, .widen = nullptr,
                                  .gemm = ForRows<6, GemmInt4>};
 
 }  // namespace qgmm::cpu

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernels of Armv8.6's int8 matrix products: smmla multiplies eight k of two rows by eight k of two columns. Two lines are
-// zipped into that form (int4: the two halves of one), in the loop or once per block. fp32 and the stages are NEON's.
+// Kernels of Armv8.6's int8 matrix products: smmla multiplies eight k of two rows by eight k of two columns. Two lines
+// are zipped into that form (int4: the two halves of one), in the loop or once per block. fp32 and stages are NEON's.
 #include "cpu/isa/neon_sums-inl.h"
 #include "cpu/isa/tables.h"
 #include "cpu/pack_x-inl.h"
@@ -22,8 +22,8 @@ struct Zipped {
         second(vreinterpretq_s8_s32(vzip2q_s32(vreinterpretq_s32_s8(low_k), vreinterpretq_s32_s8(high_k)))) {}
 };
 
-/// The accumulators of kRows rows, in pairs: register e holds columns 2e and 2e + 1 of the one row, then of the other. An
-/// odd last row is multiplied twice.
+/// The accumulators of kRows rows, in pairs: register e holds columns 2e and 2e + 1 of the one row, then of the other.
+/// An odd last row is multiplied twice.
 template <int kRows>
 struct BlockSums {
   static constexpr int kRowPairs = (kRows + 1) / 2;
@@ -32,18 +32,16 @@ struct BlockSums {
   static constexpr int Second(int p) { return 2 * p + 1 < kRows ? 2 * p + 1 : 2 * p; }
 
   template <bool kNibbles>
-  QGMM_IN_REGISTERS void Start(const GemmArgs& a) {
+  QGMM_IN_REGISTERS void Start(const GemmArgs& a, int slice) {
     const int32_t* acc = static_cast<const int32_t*>(a.acc);
 #pragma GCC unroll 4
     for (int p = 0; p < kRowPairs; ++p) {
-      int32x4_t start = vdupq_n_s32(0);
-      if constexpr (kNibbles) {
-        if (!a.add) start = vcombine_s32(vdup_n_s32(NibbleStart(a, 2 * p)), vdup_n_s32(NibbleStart(a, Second(p))));
-      }
+      const int32x4_t first = vcombine_s32(vdup_n_s32(FirstSum<kNibbles>(a, 2 * p, slice)),
+                                           vdup_n_s32(FirstSum<kNibbles>(a, Second(p), slice)));
 #pragma GCC unroll 4
       for (int j = 0; j < kQuarters; ++j) {
-        c[p][2 * j] = c[p][2 * j + 1] = start;
-        if (!a.add) continue;
+        c[p][2 * j] = c[p][2 * j + 1] = first;
+        if (!Continues(a)) continue;
         const int32x4_t one = vld1q_s32(acc + 2 * p * kPairColumns + 4 * j);
         const int32x4_t other = vld1q_s32(acc + Second(p) * kPairColumns + 4 * j);
         c[p][2 * j] = LowHalves(one, other);
@@ -72,16 +70,14 @@ struct BlockSums {
     Multiply(2 * j, x, b.first);
     Multiply(2 * j + 1, x, b.second);
   }
-  QGMM_IN_REGISTERS void Finish(const GemmArgs& a) const {
-    int32_t* acc = static_cast<int32_t*>(a.acc);
+  template <class Where>
+  QGMM_IN_REGISTERS void Leave(const Where& where) const {
 #pragma GCC unroll 4
     for (int p = 0; p < kRowPairs; ++p) {
 #pragma GCC unroll 4
       for (int j = 0; j < kQuarters; ++j) {
-        vst1q_s32(acc + 2 * p * kPairColumns + 4 * j, LowHalves(c[p][2 * j], c[p][2 * j + 1]));
-        if (2 * p + 1 < kRows) {
-          vst1q_s32(acc + (2 * p + 1) * kPairColumns + 4 * j, HighHalves(c[p][2 * j], c[p][2 * j + 1]));
-        }
+        where.Four(2 * p, j, LowHalves(c[p][2 * j], c[p][2 * j + 1]));
+        if (2 * p + 1 < kRows) where.Four(2 * p + 1, j, HighHalves(c[p][2 * j], c[p][2 * j + 1]));
       }
     }
   }
@@ -99,21 +95,25 @@ QGMM_IN_REGISTERS inline void LastLine(BlockSums<kRows>& sums, const GemmArgs& a
 template <int kRows>
 struct GemmInt8 {
   static void Run(const GemmArgs& a) {
+    Ahead ahead(a);
+    for (int slice = 0; slice < SliceCount(a); ++slice) MultiplySlice(a, slice, ahead);
+  }
+  static void MultiplySlice(const GemmArgs& a, int slice, Ahead& ahead) {
     BlockSums<kRows> sums;
-    sums.template Start<false>(a);
-    const int8_t* x = static_cast<const int8_t*>(a.x);
-    const uint8_t* w = a.w[0];
+    sums.template Start<false>(a, slice);
+    const int8_t* x = SliceX(a, slice);
     int lines = (a.k + 3) / 4;
+    const uint8_t* w = SliceLines(a, slice, lines);
     for (; lines >= 2; lines -= 2, w += 2 * kLineBytes, x += 8) {
-      PrefetchAhead(w);
-      PrefetchAhead(w + kLineBytes);
+      ahead.Fetch();
+      ahead.Fetch();
       const typename BlockSums<kRows>::X eight(a, x);
 #pragma GCC unroll 4
       for (int j = 0; j < kQuarters; ++j)
         sums.Multiply(j, eight, Zipped(LoadBytes(w + 16 * j), LoadBytes(w + kLineBytes + 16 * j)));
     }
     if (lines > 0) LastLine(sums, a, x, w);
-    sums.Finish(a);
+    Finish(sums, a, slice);
   }
 };
 
@@ -121,12 +121,17 @@ struct GemmInt8 {
 template <int kRows>
 struct GemmInt4 {
   static void Run(const GemmArgs& a) {
+    Ahead ahead(a);
+    for (int slice = 0; slice < SliceCount(a); ++slice) MultiplySlice(a, slice, ahead);
+  }
+  static void MultiplySlice(const GemmArgs& a, int slice, Ahead& ahead) {
     BlockSums<kRows> sums;
-    sums.template Start<true>(a);
-    const int8_t* x = static_cast<const int8_t*>(a.x);
-    const uint8_t* w = a.w[0];
-    for (int k = 0; k < a.k; k += 8, w += kLineBytes, x += 8) {
-      PrefetchAhead(w);
+    sums.template Start<true>(a, slice);
+    const int8_t* x = SliceX(a, slice);
+    const int lines = (a.k + 7) / 8;
+    const uint8_t* w = SliceLines(a, slice, lines);
+    for (int l = 0; l < lines; ++l, w += kLineBytes, x += 8) {
+      ahead.Fetch();
       const typename BlockSums<kRows>::X eight(a, x);
 #pragma GCC unroll 4
       for (int j = 0; j < kQuarters; ++j) {
@@ -134,7 +139,7 @@ struct GemmInt4 {
         sums.Multiply(j, eight, Zipped(LowNibbles(v), HighNibbles(v)));
       }
     }
-    sums.Finish(a);
+    Finish(sums, a, slice);
   }
 };
 
@@ -146,8 +151,8 @@ inline void StoreZipped(uint8_t* out, int j, const Zipped& b) {
 /// Pairs of lines; an odd last one stays as it is.
 void ZipLines(const uint8_t* lines, int line_count, uint8_t* out) {
   for (; line_count >= 2; line_count -= 2, lines += kZippedBytes, out += kZippedBytes) {
-    PrefetchAhead(lines);
-    PrefetchAhead(lines + kLineBytes);
+    FetchToWiden(lines);
+    FetchToWiden(lines + kLineBytes);
 #pragma GCC unroll 4
     for (int j = 0; j < kQuarters; ++j)
       StoreZipped(out, j, Zipped(LoadBytes(lines + 16 * j), LoadBytes(lines + kLineBytes + 16 * j)));
@@ -158,7 +163,7 @@ void ZipLines(const uint8_t* lines, int line_count, uint8_t* out) {
 /// A line of nibbles as two of bytes.
 void ZipNibbles(const uint8_t* lines, int line_count, uint8_t* out) {
   for (int l = 0; l < line_count; ++l, lines += kLineBytes, out += kZippedBytes) {
-    PrefetchAhead(lines);
+    FetchToWiden(lines);
 #pragma GCC unroll 4
     for (int j = 0; j < kQuarters; ++j) {
       const uint8x16_t v = LoadNibbles(lines + 16 * j);
@@ -169,49 +174,57 @@ void ZipNibbles(const uint8_t* lines, int line_count, uint8_t* out) {
 
 /// From zipped lines. Per 8 k 8 loads, 3 pairs of x put together, 24 smmla for 6 rows.
 template <int kRows, bool kNibbles>
-inline void MultiplyZipped(const GemmArgs& a) {
-  BlockSums<kRows> sums;
-  sums.template Start<kNibbles>(a);
-  const int8_t* x = static_cast<const int8_t*>(a.x);
-  const uint8_t* w = a.w[0];
-  int left = a.k;
-  for (; left > (kNibbles ? 0 : 4); left -= 8, w += kZippedBytes, x += 8) {
-    const typename BlockSums<kRows>::X eight(a, x);
-#pragma GCC unroll 8
-    for (int e = 0; e < kEights; ++e) sums.Multiply(e, eight, LoadBytes(w + 16 * e));
+struct GemmZipped {
+  static void Run(const GemmArgs& a) {
+    Ahead ahead(a);
+    for (int slice = 0; slice < SliceCount(a); ++slice) MultiplySlice(a, slice, ahead);
   }
-  if (!kNibbles && left > 0) LastLine(sums, a, x, w);
-  sums.Finish(a);
-}
-template <int kRows>
-struct GemmInt8Zipped {
-  static void Run(const GemmArgs& a) { MultiplyZipped<kRows, false>(a); }
+  static void MultiplySlice(const GemmArgs& a, int slice, Ahead& ahead) {
+    BlockSums<kRows> sums;
+    sums.template Start<kNibbles>(a, slice);
+    const int8_t* x = SliceX(a, slice);
+    const uint8_t* w = SliceLines(a, slice, a.k / 8, kZippedBytes);
+    int left = a.k;
+    for (; left > (kNibbles ? 0 : 4); left -= 8, w += kZippedBytes, x += 8) {
+      ahead.Fetch();
+      if (!kNibbles) ahead.Fetch();
+      const typename BlockSums<kRows>::X eight(a, x);
+#pragma GCC unroll 8
+      for (int e = 0; e < kEights; ++e) sums.Multiply(e, eight, LoadBytes(w + 16 * e));
+    }
+    if (!kNibbles && left > 0) LastLine(sums, a, x, w);
+    Finish(sums, a, slice);
+  }
 };
 template <int kRows>
-struct GemmInt4Zipped {
-  static void Run(const GemmArgs& a) { MultiplyZipped<kRows, true>(a); }
-};
+using GemmInt8Zipped = GemmZipped<kRows, false>;
+template <int kRows>
+using GemmInt4Zipped = GemmZipped<kRows, true>;
 
 }  // namespace
 
-// Nothing was timed on Arm. 6 rows x 16 columns, not 8 x 8: as many vector instructions beside smmla with zips in the loop
-// (11 of 35, 8 of 24), fewer without (3 of 27, 4 of 20), and a panel is read once. Up to 3 rows sdot needs no more
+// Nothing was timed on Arm. 6 rows x 16 columns, not 8 x 8: as many vector instructions beside smmla with zips in the
+// loop (11 of 35, 8 of 24), fewer without (3 of 27, 4 of 20), and a panel is read once. Up to 3 rows sdot needs no more
 // instructions than zips and smmla; from 24 rows on zipping once has paid for its stores.
-constexpr Kernel kNeonI8mmInt8 = {.name = "neoni8mm_int8", .isa = Isa::kNeonI8mm, .product = Product::kInt8,
-                                  .tile_m = 6, .min_rows = 4, .slice_step = 4, .k_block = 1024, .x_bytes = 1,
-                                  .row_sums = false, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
+constexpr Kernel kNeonI8mmInt8 = {.name = "neoni8mm_int8", .isa = Isa::kNeonI8mm,
+                                  .product = Product::kInt8, .tile_m = 6, .min_rows = 4,
+                                  .slice_step = 4, .k_block = 1024, .x_bytes = 1, .row_sums = false, .folds = true,
+                                  .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
                                   .gemm = ForRows<6, GemmInt8>};
-constexpr Kernel kNeonI8mmInt8Zipped = {.name = "neoni8mm_int8_zipped", .isa = Isa::kNeonI8mm, .product = Product::kInt8,
-                                        .tile_m = 6, .min_rows = 24, .slice_step = 8, .k_block = 1024, .x_bytes = 1,
-                                        .row_sums = false, .pack_x = PackXBytes, .widened_bytes = kLineBytes,
-                                        .widen = ZipLines, .gemm = ForRows<6, GemmInt8Zipped>};
-constexpr Kernel kNeonI8mmInt4 = {.name = "neoni8mm_int4", .isa = Isa::kNeonI8mm, .product = Product::kInt4,
-                                  .tile_m = 6, .min_rows = 4, .slice_step = 8, .k_block = 1024, .x_bytes = 1,
-                                  .row_sums = true, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
+constexpr Kernel kNeonI8mmInt8Zipped = {.name = "neoni8mm_int8_zipped", .isa = Isa::kNeonI8mm,
+                                        .product = Product::kInt8, .tile_m = 6, .min_rows = 24,
+                                        .slice_step = 8, .k_block = 1024, .x_bytes = 1, .row_sums = false, .folds = true,
+                                        .pack_x = PackXBytes, .widened_bytes = kLineBytes, .widen = ZipLines,
+                                        .gemm = ForRows<6, GemmInt8Zipped>};
+constexpr Kernel kNeonI8mmInt4 = {.name = "neoni8mm_int4", .isa = Isa::kNeonI8mm,
+                                  .product = Product::kInt4, .tile_m = 6, .min_rows = 4,
+                                  .slice_step = 8, .k_block = 1024, .x_bytes = 1, .row_sums = true, .folds = true,
+                                  .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
                                   .gemm = ForRows<6, GemmInt4>};
-constexpr Kernel kNeonI8mmInt4Zipped = {.name = "neoni8mm_int4_zipped", .isa = Isa::kNeonI8mm, .product = Product::kInt4,
-                                        .tile_m = 6, .min_rows = 24, .slice_step = 8, .k_block = 1024, .x_bytes = 1,
-                                        .row_sums = true, .pack_x = PackXBytes, .widened_bytes = kZippedBytes,
-                                        .widen = ZipNibbles, .gemm = ForRows<6, GemmInt4Zipped>};
+constexpr Kernel kNeonI8mmInt4Zipped = {.name = "neoni8mm_int4_zipped", .isa = Isa::kNeonI8mm,
+                                        .product = Product::kInt4, .tile_m = 6, .min_rows = 24,
+                                        .slice_step = 8, .k_block = 1024, .x_bytes = 1, .row_sums = true, .folds = true,
+                                        .pack_x = PackXBytes, .widened_bytes = kZippedBytes, .widen = ZipNibbles,
+                                        .gemm = ForRows<6, GemmInt4Zipped>};
 
 }  // namespace qgmm::cpu
