@@ -15,6 +15,7 @@
 #include "cpu/plan.h"
 #include "gemm_tile.h"
 #include "numeric.h"
+#include "rows_ran.h"
 
 namespace qgmm::cpu {
 namespace {
@@ -22,7 +23,7 @@ namespace {
 class Gemm : public testing::TestWithParam<const Kernel*> {
  protected:
   void SetUp() override {
-    if (kernel().isa > ChosenIsa(-1)) {
+    if (kernel().isa > ChosenIsa(-1) || !HasIsa(kernel().isa)) {
       GTEST_SKIP() << "not run: " << kernel().name << " needs " << Name(kernel().isa) << ", this run has "
                    << Name(ChosenIsa(-1));
     }
@@ -44,6 +45,7 @@ class FoldingGemm : public Gemm {};
 std::vector<const Kernel*> Rows(bool integers, bool floats) {
   std::vector<const Kernel*> rows;
   for (const Kernel* kernel : KernelTable()) {
+    if (!EmulatedNames().empty() && !IsTested(kernel->isa)) continue;
     if (kernel->product == Product::kFloat ? floats : integers) rows.push_back(kernel);
   }
   return rows;
@@ -57,6 +59,7 @@ std::string KernelName(const testing::TestParamInfo<const Kernel*>& info) { retu
 INSTANTIATE_TEST_SUITE_P(Kernels, Gemm, testing::ValuesIn(Rows(true, true)), KernelName);
 INSTANTIATE_TEST_SUITE_P(Kernels, IntegerGemm, testing::ValuesIn(Rows(true, false)), KernelName);
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(FoldingGemm);  // Arm folds none
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(FloatGemm);    // AVX-VNNI and AMX have none
 INSTANTIATE_TEST_SUITE_P(Kernels, FoldingGemm, testing::ValuesIn(FoldingRows()), KernelName);
 INSTANTIATE_TEST_SUITE_P(Kernels, FloatGemm, testing::ValuesIn(Rows(false, true)), KernelName);
 

@@ -16,6 +16,7 @@
 #include "cpu/kernel.h"
 #include "cpu/plan.h"
 #include "numeric.h"
+#include "rows_ran.h"
 #include "views.h"
 
 namespace qgmm::cpu {
@@ -146,6 +147,7 @@ struct Tile {
     if (kernel.enter) kernel.enter();
     kernel.gemm(args);
     if (kernel.leave) kernel.leave();
+    RowRan(kernel.name);
   }
 
   /// acc of `length` k from `first` on, which lie in one slice, on top of `acc` if `add`; acc is [rows][32], half
@@ -175,6 +177,7 @@ struct Tile {
     if (kernel.enter) kernel.enter();
     kernel.gemm(args);
     if (kernel.leave) kernel.leave();
+    RowRan(kernel.name);
   }
 
   /// What one output must be, as bits: the sum over [first, first + length), on top of `start` (bits).

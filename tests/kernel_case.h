@@ -15,6 +15,7 @@
 #include "qgmm/context.h"
 #include "reference.h"
 #include "reference_case.h"
+#include "rows_ran.h"
 
 namespace qgmm::cpu {
 
@@ -68,10 +69,11 @@ inline Answer ByKernels(reference::Case& c, Context& context) {
   Poison(c);
   c.problem.w.paired = c.problem.epilogue.finish == Finish::kSwigluQuant;
   Run(c.problem, context);
+  for (const std::string& row : context.last_run.kernels) RowRan(row);
   return {c.y, c.y_scale};
 }
 
-/// Every ISA that runs here, plain, packed and certified weights, 1, 2 and 7 workers: all equal to the reference.
+/// Every ISA that is tested here, plain, packed and certified weights, 1, 2 and 7 workers: all equal to the reference.
 inline void ExpectEverywhere(reference::Case& c, const std::string& what) {
   const Answer expected = ByReference(c);
   const Weights plain = c.problem.w;
@@ -84,7 +86,7 @@ inline void ExpectEverywhere(reference::Case& c, const std::string& what) {
     forms.emplace_back();
     bytes.push_back(Packed(c.problem, &forms.back(), capacity));
   }
-  for (const Isa isa : MachineIsas()) {
+  for (const Isa isa : TestedIsas()) {
     for (size_t form = 0; form < forms.size(); ++form) {
       for (const int workers : {1, 2, 7}) {
         c.problem.w = plain;

@@ -333,7 +333,7 @@ TEST(Run, EightWorkersOneSlow) {
 
 /// A group of many rows runs its row of the table; few rows may do better with a weaker ISA's.
 TEST(Run, ForcedIsaRan) {
-  for (const Isa isa : MachineIsas()) {
+  for (const Isa isa : TestedIsas()) {
     Case c = MakeCase(Finish::kSwigluQuant, {{40, 1}, 64, 64}, 17);
     Context context;
     context.parallel_for = Backwards;

@@ -26,7 +26,7 @@ ROOMS = {
     "bench": (r"bench/.*", {"public", "core", "reference", "cpu", "isa", "cuda", "bench"}, rf"{STD}|benchmark/.*"),
     "package": (r"tests/package/.*", {"public"}, r"[a-z_]+|qgmm/.*"),
     "probe": (r"tests/python/.*", {"public", "torch"}, r"[a-z_]+|torch/.*"),
-    "emulation": (r"tests/emulation/.*", {"public", "core", "reference", "cpu", "isa", "tests"},
+    "emulation": (r"tests/emulation/.*", {"public", "core", "reference", "cpu", "isa", "tests", "emulation"},
                   rf"{STD}|gtest/.*|simde/.*|{INTRINSICS}"),
     "tests": (r"tests/.*", {"public", "core", "reference", "cpu", "isa", "cuda", "tests"},
               rf"{STD}|gtest/.*|{INTRINSICS}|xmmintrin\.h"),

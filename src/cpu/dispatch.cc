@@ -84,6 +84,9 @@ bool ProcessorHas(Isa isa) {
   static const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                              __builtin_cpu_supports("avx512vl");
   static const bool avx512vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+#if defined(QGMM_EMULATED_ISAS)  // tests/emulation: those rows were compiled for AVX2
+  if (isa > Isa::kAvx2 && isa <= Isa::kAmx) return avx2;
+#endif
   switch (isa) {
     case Isa::kScalar: return true;
     case Isa::kAvx2: return avx2;

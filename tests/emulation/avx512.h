@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// AVX-512 and AVX-VNNI on a machine with AVX2: included before the first line of the kernels' files, which then compile
+// unchanged. SIMDe does most of it; what its release 0.7.4 lacks or misdefines is written out here as plain loops and
+// checked by avx512_test. An intrinsic that neither has does not compile: the compiler's own needs AVX-512.
+#pragma once
+
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+#include <simde/x86/fma.h>
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+namespace qgmm::emulation {
+
+/// A vector's lanes, and back.
+template <class Lane, int kBytes>
+struct Lanes {
+  static constexpr int kCount = kBytes / static_cast<int>(sizeof(Lane));
+  Lane lane[kCount];
+};
+template <class Lane, class Vector>
+inline auto LanesOf(const Vector& v) {
+  Lanes<Lane, static_cast<int>(sizeof(v))> lanes;
+  std::memcpy(lanes.lane, &v, sizeof(v));
+  return lanes;
+}
+template <class Lane, int kBytes>
+inline auto VectorOf(const Lanes<Lane, kBytes>& lanes) {
+  if constexpr (kBytes == 32) {
+    __m256i v;
+    std::memcpy(&v, lanes.lane, sizeof(v));
+    return v;
+  } else if constexpr (std::is_same_v<Lane, float>) {
+    __m512 v;
+    std::memcpy(&v, lanes.lane, sizeof(v));
+    return v;
+  } else {
+    __m512i v;
+    std::memcpy(&v, lanes.lane, sizeof(v));
+    return v;
+  }
+}
+
+inline __m512 ConvertToFloats(__m512i v) {
+  const auto from = LanesOf<int32_t>(v);
+  Lanes<float, 64> to;
+  for (int i = 0; i < to.kCount; ++i) to.lane[i] = static_cast<float>(from.lane[i]);
+  return VectorOf(to);
+}
+
+inline __m512i ShiftRightArithmetic32(__m512i v, unsigned count) {
+  auto lanes = LanesOf<int32_t>(v);
+  for (int32_t& lane : lanes.lane) lane >>= count < 31 ? count : 31;
+  return VectorOf(lanes);
+}
+
+/// Four products of unsigned and signed bytes per lane, added modulo 2^32.
+inline __m256i DotBytes(__m256i sum, __m256i unsigned_bytes, __m256i signed_bytes) {
+  auto to = LanesOf<uint32_t>(sum);
+  const auto a = LanesOf<uint8_t>(unsigned_bytes);
+  const auto b = LanesOf<int8_t>(signed_bytes);
+  for (int i = 0; i < 32; ++i) to.lane[i / 4] += static_cast<uint32_t>(a.lane[i] * b.lane[i]);
+  return VectorOf(to);
+}
+
+}  // namespace qgmm::emulation
+
+// Lacking in 0.7.4.
+#undef _mm512_cvtepi32_ps
+#define _mm512_cvtepi32_ps(v) qgmm::emulation::ConvertToFloats(v)
+#undef _mm512_srai_epi32
+#define _mm512_srai_epi32(v, count) qgmm::emulation::ShiftRightArithmetic32(v, count)
+#undef _mm256_dpbusd_avx_epi32
+#define _mm256_dpbusd_avx_epi32(sum, a, b) qgmm::emulation::DotBytes(sum, a, b)
+
+// Its alias takes four arguments.
+#undef _mm512_madd_epi16
+#define _mm512_madd_epi16(a, b) simde_mm512_madd_epi16(a, b)
