@@ -7,52 +7,81 @@ import torch
 
 import qgmm
 
-EXPERTS, ROWS = 8, 8  # so many experts are sampled, and so many rows of each
+EXPERTS, ROWS = 6, 4  # so many experts are sampled, and so many rows of each
 
 
-def samples(tokens):
-    """(expert, first row, end, row indices): experts and rows spread from the first to the last."""
-    groups = list(tokens.groups())
-    chosen = torch.linspace(0, len(groups) - 1, min(EXPERTS, len(groups))).round().long().unique().tolist()
-    for index in chosen:
-        expert, begin, end = groups[index]
-        rows = torch.linspace(begin, end - 1, min(ROWS, end - begin)).round().long().unique()
-        yield expert, begin, end, rows
+class Sample:
+    """Rows of one expert, and its weights in fp64."""
+
+    def __init__(self, tokens, data, expert, begin, end):
+        self.expert, self.begin, self.end = expert, begin, end
+        self.rows = torch.linspace(begin, end - 1, min(ROWS, end - begin)).round().long().unique()
+        self.x = tokens.x[self.rows].double()
+        self.weight = data.integers(expert).double()
+        scale = data.scale[expert].double()
+        self.scale = scale if scale.dim() == 1 else None
+        if self.scale is None:  # slices: scaled weights, exact in fp64 as scales are powers of two
+            self.weight *= scale.repeat_interleave(self.weight.shape[0] // scale.shape[0], 0)
+        self.sums = self.x @ self.weight
+        if self.scale is None:
+            self.weight = None  # nobody asks for it
+
+    @property
+    def scaled(self):
+        return self.sums if self.scale is None else self.sums * self.scale
 
 
-def sums_are_exact(tokens, weight, sums):
+def samples(tokens, data):
+    """Experts and rows spread from the first to the last; made once per case, for all implementations."""
+    if not hasattr(tokens, "samples"):
+        groups = list(tokens.groups())
+        chosen = torch.linspace(0, len(groups) - 1, min(EXPERTS, len(groups))).round().long().unique().tolist()
+        tokens.samples = [Sample(tokens, data, *groups[index]) for index in chosen]
+    return tokens.samples
+
+
+def equals_sums(tokens, data, sums):
     """sums(expert, x of its group) are the integer sums, in int32, or in fp32 and rounded once."""
-    for expert, begin, end, rows in samples(tokens):
-        right = tokens.x[rows].double() @ weight[expert].double()
-        got = sums(expert, tokens.x[begin:end])[rows - begin]
-        if not torch.equal(got, right.to(got.dtype)):
+    for sample in samples(tokens, data):
+        got = sums(sample.expert, tokens.x[sample.begin:sample.end])[sample.rows - sample.begin]
+        if not torch.equal(got, sample.sums.to(got.dtype)):
             return False
     return True
 
 
-def within_bound(tokens, weight, scale, y, c=1):
+def equals_scaled(tokens, data, t):
+    """t [rows, n] fp32 holds sums times weight scales: what fp64 gives, rounded once. Scales are powers of two."""
+    return all(torch.equal(t[sample.rows], sample.scaled.float()) for sample in samples(tokens, data))
+
+
+def within_bound(tokens, data, y, c=1):
     """Operator B, act_type 0, no offset and bias. c = 1: fp32 accumulation in any order."""
-    for expert, _, _, rows in samples(tokens):
-        x, w, s = tokens.x[rows].double(), weight[expert].double(), scale[expert].double()
-        right = (x @ w) * s
-        k = x.shape[1]
-        error = c * (min(k, 8 * math.sqrt(k)) + 8) * 2.0**-24 * s.abs() * (x.abs() @ w.abs())
+    for sample in samples(tokens, data):
+        right, scale = sample.scaled, sample.scale.abs()
+        k = sample.x.shape[1]
+        error = c * (min(k, 8 * math.sqrt(k)) + 8) * 2.0**-24 * scale * (sample.x.abs() @ sample.weight.abs())
         exponent = (torch.frexp(right.abs() + error).exponent - 1).clamp(min=-126)
         allowed = error + torch.ldexp(torch.ones_like(right), exponent - 7) / 2
-        if not ((y[rows].double() - right).abs() <= allowed).all():
+        if not ((y[sample.rows].double() - right).abs() <= allowed).all():
             return False
     return True
 
 
-def equals_reference(tokens, call, results):
+def equals_reference(tokens, data, call, results):
     """call(x, x_scale, group ends) in reference mode gives the same bytes for the sampled rows."""
     counts = torch.zeros_like(tokens.counts)
-    picked = []
-    for expert, _, _, rows in samples(tokens):
-        counts[expert] = len(rows)
-        picked.append(rows)
-    index = torch.cat(picked)
+    for sample in samples(tokens, data):
+        counts[sample.expert] = len(sample.rows)
+    index = torch.cat([sample.rows for sample in samples(tokens, data)])
     with qgmm.reference():
         right = call(tokens.x[index], tokens.x_scale[index], counts.cumsum(0))
     return all(torch.equal(ours[index].view(torch.uint8), expected.view(torch.uint8))
                for ours, expected in zip(results, right))
+
+
+def equals_quantised(x, y, scale):
+    """dynamic_quant of some rows in reference mode."""
+    rows = torch.linspace(0, len(x) - 1, min(EXPERTS * ROWS, len(x))).round().long().unique()
+    with qgmm.reference():
+        right, right_scale = qgmm.dynamic_quant(x[rows])
+    return torch.equal(y[rows], right) and torch.equal(scale[rows].flatten(), right_scale)

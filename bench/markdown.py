@@ -1,62 +1,108 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns the measurements that ops_bench.py --json wrote into the Markdown table of README.md.
+"""Turns the measurements that ops_bench.py --json wrote into the Markdown tables of docs/cpu.md and README.md.
 
-    python bench/markdown.py FILE [--process best|avx2]
+    ./run bench table FILE [--process best] [--short]
 """
 import argparse
-import json
+
+from plot import load, ours
+
+TITLES = {"A": "Operator A: grouped_matmul_swiglu_quant", "B": "Operator B: weight_quant_grouped_matmul, bf16 rows",
+          "down": "Down projection: grouped_matmul", "quant": "dynamic_quant"}
+HEAD = ("case", "kernel", "GMAC/s", "GB/s", "share of roof", "fastest exact rival", "of its time", "fastest exact rival "
+        "that does all of it", "of its time", "rivals that were wrong")
+SHORT = {"A": (1, 16, 256), "B": (1, 256), "down": (1, 256), "quant": (256,)}  # rows per expert that README.md shows
+IDENTITY = ("process", "operator", "case", "experts", "k", "n", "rows_per_expert", "groups", "offset")
 
 
-def columns(measurements):
-    """Rivals in the order of their first appearance."""
-    names = dict.fromkeys(m["implementation"] for m in measurements)
-    return [name for name in names if not name.startswith("qgmm ")]
-
-
-def cell(ours, rival):
-    """How many times faster qgmm is, or why there is no ratio."""
-    if rival is None:
-        return ""
-    if rival["exact"] is not True:
-        return "wrong" if rival["exact"] is False else "fails"
-    return f"{ours['gmac_per_s'] / rival['gmac_per_s']:.2f} x"
-
-
-def table(measurements):
-    rivals = columns(measurements)
-    head = ["experts x k x n, rows each", "GMAC/s", "GB/s", "share of roof", *(f"against {name}" for name in rivals)]
-    yield "| " + " | ".join(head) + " |"
-    yield "|" + "---|" * len(head)
-    cases = {}
+def cases(measurements):
+    """(ours, rivals) of every case, in their order."""
+    found = {}
     for m in measurements:
-        key = tuple(m[name] for name in ("weights", "slice", "distribution", "experts", "k", "n", "rows_per_expert"))
-        cases.setdefault(key, {})[m["implementation"]] = m
-    for found in cases.values():
-        ours = next((m for name, m in found.items() if name.startswith("qgmm ")), None)
-        if ours is None or ours["exact"] is not True or not ours["repeats"]:
-            continue
-        weights = f"int4 g{ours['slice']}" if ours["weights"] == "int4" else f"int8 {ours['distribution']}"
-        sizes = f"{ours['active']} x {ours['k']} x {ours['n']}, {ours['rows_per_expert']}"
-        title = f"{ours['operator']} {weights}, {sizes}{', cold' if ours['cold'] else ''}"
-        row = [title, f"{ours['gmac_per_s']:.0f}", f"{ours['gbyte_per_s']:.1f}",
-               f"{ours['roof_share']:.2f} ({ours['roof']})", *(cell(ours, found.get(name)) for name in rivals)]
-        yield "| " + " | ".join(row) + " |"
+        if m["operator"] in TITLES:
+            found.setdefault(tuple(m[name] for name in IDENTITY), []).append(m)
+    for part in found.values():
+        own = next((m for m in part if ours(m) and m["repeats"] and m["exact"] is True), None)
+        if own:
+            yield own, [m for m in part if not ours(m)]
+
+
+def against(own, rivals):
+    """The fastest, and how many times its time ours goes into it."""
+    if not rivals:
+        return "", ""
+    best = min(rivals, key=lambda m: m["seconds"])
+    return best["implementation"], f"{best['seconds'] / own['seconds']:.2f} x"
+
+
+def row(own, rivals):
+    exact = [m for m in rivals if m["repeats"] and m["exact"] is True]
+    complete = [m for m in exact if m["fused"] == own["fused"]]
+    wrong = [m["implementation"] for m in rivals if m["exact"] is False]
+    rate = f"{own['gmac_per_s']:.0f}" if own["gmac_per_s"] else ""
+    cold = ", cold" if own["cold"] else ""
+    return (own["case"] + cold, own["kernel"], rate, f"{own['gbyte_per_s']:.1f}",
+            f"{own['roof_share']:.2f} ({own['roof']})", *against(own, exact), *against(own, complete), ", ".join(wrong))
+
+
+def line(words):
+    return "| " + " | ".join(words) + " |"
+
+
+def table(head, rows):
+    return "\n".join([line(head), "|" + "---|" * len(head), *map(line, rows)])
+
+
+def packing(measurements):
+    rows = [(m["case"], f"{m['gbyte_per_s']:.1f}", f"{m['roof_share']:.2f}") for m in measurements if m["operator"] == "pack"]
+    head = ("a stack of 1 GB", "GB/s of weights", "share of the memory roof, reading them and writing the packed bytes")
+    return table(head, rows) if rows else ""
+
+
+def calls(measurements):
+    rows = [(m["case"],) for m in measurements if m["operator"] == "call"]
+    return table(("small calls",), rows) if rows else ""
+
+
+def document(measurements, short):
+    """All tables of one process as text."""
+    parts = []
+    for operator, title in TITLES.items():
+        rows = [row(own, rivals) for own, rivals in cases(measurements) if own["operator"] == operator
+                and (not short or own["rows_per_expert"] in SHORT[operator])]
+        if rows:
+            parts.append(f"**{title}**\n\n{table(HEAD, rows)}")
+    parts += [part for part in (packing(measurements), calls(measurements)) if part and not short]
+    return "\n\n".join(parts)
+
+
+def roofs(measurements):
+    """One sentence: the roofs measured beside the cases, medians."""
+    def median(values):
+        return sorted(values)[len(values) // 2]
+    reads = [m["roof_read_gbyte_per_s"] for m in measurements if m["roof_read_gbyte_per_s"]]
+    found = {}
+    for m in measurements:
+        if m["roof_instruction"]:
+            found.setdefault(m["roof_instruction"], []).append(m["roof_multiply_gmac_per_s"])
+    words = [f"{kind} {median(values):.0f} GMAC/s" for kind, values in found.items()]
+    return f"Roofs, medians: linear reads {median(reads):.1f} GB/s; " + ", ".join(words) + "." if reads else ""
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Markdown table of ops_bench measurements.")
+    parser = argparse.ArgumentParser(description="Markdown tables of ops_bench measurements.")
     parser.add_argument("file")
-    parser.add_argument("--process", default="avx2", help="best or avx2")
+    parser.add_argument("--process", help="one process of the file; all of them if not given")
+    parser.add_argument("--short", action="store_true", help="the rows that README.md shows")
     options = parser.parse_args()
-    with open(options.file, encoding="utf-8") as file:
-        measurements = [json.loads(line) for line in file]
-    measurements = [m for m in measurements if m["process"] == options.process]
-    for operator in dict.fromkeys(m["operator"] for m in measurements):
-        print(*table([m for m in measurements if m["operator"] == operator]), "", sep="\n")
-    if measurements:
-        m = measurements[0]
-        print(f"{m['machine']}, {m['threads']} threads, every library capped at AVX2." if options.process == "avx2"
-              else f"{m['machine']}, {m['threads']} threads, every library at its best instructions.")
+    measurements = load(options.file)
+    for process in dict.fromkeys(m["process"] for m in measurements):
+        if options.process not in (None, process):
+            continue
+        part = [m for m in measurements if m["process"] == process]
+        cap = "every library at its best instructions" if process == "best" else f"every library capped at {process}"
+        print(f"### {part[0]['machine']}, {part[0]['threads']} threads, {cap}\n\n{roofs(part)}\n\n"
+              f"{document(part, options.short)}\n")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times the operators beside their rivals, and says which answers are right.
 
-    python bench/ops_bench.py [--all | --smoke] [--operators A,B,down] [--process best,avx2] [--json FILE]
+    ./run bench [--quick | --smoke] [--operators A,B,down,quant] [--process best,avx2] [--json FILE] [--plot FOLDER]
 
-Two processes: "best" lets every library use the best instructions of the machine; "avx2" caps all of them at AVX2
-(ONEDNN_MAX_CPU_ISA, ATEN_CPU_CAPABILITY, MKL_ENABLE_INSTRUCTIONS, QGMM_MAX_ISA). Inside a process qgmm, the rivals
-and the machine's own roofs take turns; a figure is the median, with the best behind it. A rival whose answer differs
-(sampled rows, all columns) is printed as wrong and no ratio is formed. "cold": the weights are more than four times the
-last-level cache, so they come from memory. Roof shares: of linear reads, or of register-only multiply-adds, whichever
-binds.
+A process is named after the instructions that all libraries in it are capped at (ONEDNN_MAX_CPU_ISA,
+ATEN_CPU_CAPABILITY, MKL_ENABLE_INSTRUCTIONS, QGMM_MAX_ISA); "best" caps nothing. Without --process: what QGMM_MAX_ISA
+says, else best, and avx2 behind it in the full list. Inside a process qgmm, the rivals and the machine's own roofs take
+turns; a figure is the median, with the best behind it. A rival whose answer differs (sampled rows, all columns) is
+printed as wrong and no ratio is formed. "cold": one call reads more weights than 600 MB and than four last-level caches,
+so they come from memory. Roof shares: of linear reads, or of register-only multiply-adds, whichever binds.
 """
 import argparse
 import json
@@ -18,15 +18,28 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import plot
 import roof
 from machine import cpu_name, has_flag
 
-CAPS = {"best": {}, "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "DNNL_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2",
-                             "MKL_ENABLE_INSTRUCTIONS": "AVX2", "QGMM_MAX_ISA": "avx2"}}
-ROW = "  {:<31} {:<20} {:>8} {:>8} {:>7}  {:<13} {:>8}  {}"
+QUICK_SECONDS = 300  # of the worker; compiling the roofs and starting up come on top
+
+
+def caps(onednn, aten, mkl, qgmm):
+    return {"ONEDNN_MAX_CPU_ISA": onednn, "DNNL_MAX_CPU_ISA": onednn, "ATEN_CPU_CAPABILITY": aten,
+            "MKL_ENABLE_INSTRUCTIONS": mkl, "QGMM_MAX_ISA": qgmm}
+
+
+CAPS = {"best": {}, "avx2": caps("AVX2", "avx2", "AVX2", "avx2"),
+        "avxvnni": caps("AVX2_VNNI", "avx2", "AVX2", "avxvnni"),
+        "avx512": caps("AVX512_CORE", "avx512", "AVX512", "avx512"),
+        "avx512vnni": caps("AVX512_CORE_VNNI", "avx512", "AVX512", "avx512vnni"),
+        "amx": {"QGMM_MAX_ISA": "amx"}}
+ROW = "  {:<34} {:<24} {:>8} {:>8} {:>7}  {:<13} {:>8}  {}"
 
 
 def commit():
@@ -38,16 +51,18 @@ def commit():
         return "unknown"
 
 
-def processes(asked):
+def processes(asked, quick):
     """The caps to run, in order; those that would repeat another or cannot run are left out, with a word."""
-    wanted = asked.split(",") if asked else list(CAPS)
-    if "avx2" in wanted and not has_flag("avx2"):
-        print("process avx2: left out, this machine has no AVX2")
-        wanted.remove("avx2")
-    if wanted == list(CAPS) and not (has_flag("avx512f") or has_flag("avx_vnni")):
+    if asked:
+        return asked.split(",")
+    if os.environ.get("QGMM_MAX_ISA"):
+        return [os.environ["QGMM_MAX_ISA"]]
+    if quick or not has_flag("avx2"):
+        return ["best"]
+    if not (has_flag("avx512f") or has_flag("avx_vnni")):
         print("process best: left out, AVX2 is the best this machine has")
-        wanted.remove("best")
-    return wanted
+        return ["avx2"]
+    return ["best", "avx2"]
 
 
 class Printer:
@@ -65,15 +80,18 @@ class Printer:
         reads = ", ".join(f"{float(rate):.1f} ({n})" for n, rate in event["read"].items())
         print(f"qgmm {event['qgmm']} ({event['isa']}), torch {event['torch']} ({event['torch_isa']}), "
               f"{event['threads']} threads; linear reads in GB/s (streams): {reads}")
-        print(ROW.format("implementation", "kernel", "GMAC/s", "best", "GB/s", "roof share", "qgmm is", "verdict"),
+        print(ROW.format("implementation", "kernel or function", "GMAC/s", "best", "GB/s", "roof share", "qgmm is", "verdict"),
               flush=True)
 
     def prepare(self, event):
-        print(f"-- {event['title']}: packing {event['experts']} experts of {event['k']} x {event['n']}", flush=True)
+        print(f"-- {event['title']} ({event['model']}): preparing {event['experts']} experts of {event['shape']}", flush=True)
+
+    def note(self, event):
+        print(f"   {event['text']}", flush=True)
 
     def case(self, event):
         minutes, seconds = divmod(int(time.perf_counter() - self.started), 60)
-        print(f"[{event['number']}/{event['of']}, {minutes}:{seconds:02d}] {event['name']} per expert", flush=True)
+        print(f"{minutes}:{seconds:02d} {event['text']}", flush=True)
 
     def measured(self, m):
         self.file.write(json.dumps(m) + "\n")
@@ -81,23 +99,23 @@ class Printer:
         ours = m["implementation"].startswith("qgmm ")
         if ours:
             self.ours = m
+        if m["exact"] is not True and (ours or m["repeats"]):
+            (self.wrong if m["repeats"] else self.failed).append(m)
+        if m["operator"] == "call":  # its note has said everything
+            return
         if not m["repeats"]:
             print(ROW.format(m["implementation"], "", "-", "-", "-", "", "", f"failed: {m['exact']}"), flush=True)
-            self.failed.append(m)
             return
         ratio = ""
         if not ours and m["exact"] is True and self.ours["repeats"] and self.ours["exact"] is True:
-            value = self.ours["gmac_per_s"] / m["gmac_per_s"]
+            value = m["seconds"] / self.ours["seconds"]
             self.ratios.setdefault((m["process"], m["implementation"]), []).append(value)
             ratio = f"{value:.2f} x"
-        if m["exact"] is not True:
-            self.wrong.append(m)
-        verdict = "exact" if m["exact"] is True else "WRONG"
         few = "" if m["repeats"] >= 7 else f", repeats: {m['repeats']}"
-        words = f"{verdict}{', cold' if m['cold'] else ''}{few}"
-        kernel = m["kernel"] or ("(bare product)" if m["fused"] == "gemm+weight scale" else "")
-        print(ROW.format(m["implementation"], kernel,
-                         f"{m['gmac_per_s']:.1f}", f"{m['best_gmac_per_s']:.1f}", f"{m['gbyte_per_s']:.1f}",
+        words = f"{'exact' if m['exact'] is True else 'WRONG'}{few}"
+        kernel = m["kernel"] + {"gemm": " (bare)", "gemm+weight scale": " (bare)"}.get(m["fused"], "")
+        rates = [f"{m[name]:.1f}" if m[name] else "" for name in ("gmac_per_s", "best_gmac_per_s")]
+        print(ROW.format(m["implementation"], kernel, *rates, f"{m['gbyte_per_s']:.1f}",
                          f"{m['roof_share']:.2f} {m['roof']}", ratio, words), flush=True)
 
     def summary(self):
@@ -111,40 +129,55 @@ class Printer:
         return sum(m["implementation"].startswith("qgmm ") for m in self.wrong + self.failed)
 
 
-def run_worker(cap, options, printer):
+def run_worker(process, options, printer):
     """One measuring process; its lines go to the printer."""
-    which = "all" if options.all else "smoke" if options.smoke else "default"
+    which = "quick" if options.quick else "smoke" if options.smoke else "full"
     worker = str(Path(__file__).with_name("worker.py"))
-    command = [sys.executable, worker, which, cap, options.operators, str(options.repeats)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | CAPS[cap]) as process:
-        for line in process.stdout:
+    limit = QUICK_SECONDS if options.quick else 0
+    command = [sys.executable, worker, which, process, options.operators, str(options.repeats), str(limit), options.extras]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | CAPS[process]) as child:
+        for line in child.stdout:
             printer.take(json.loads(line))
-    return process.returncode
+    return child.returncode
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description="Times the operators beside their rivals and judges every answer.")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="a fixed list for every operator; ends within six minutes")
+    size.add_argument("--smoke", action="store_true", help="small shapes: does the benchmark itself work?")
+    parser.add_argument("--operators", default="A,B,down,quant", help="which of A, B, down, quant")
+    parser.add_argument("--extras", default="packing,calls", help="which of packing, calls; an empty word: none")
+    parser.add_argument("--process", help=f"which of {', '.join(CAPS)}")
+    parser.add_argument("--repeats", type=int, default=9, help="most calls per measurement")
+    parser.add_argument("--json", metavar="FILE", help="also write one JSON object per measurement and line")
+    parser.add_argument("--plot", metavar="FOLDER", help="also draw bars and rooflines, as PNG and SVG")
+    return parser.parse_args()
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Times the operators beside their rivals and judges every answer.")
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--all", action="store_true", help="every operator, shape, distribution and number of rows")
-    size.add_argument("--smoke", action="store_true", help="small shapes: does the benchmark itself work?")
-    parser.add_argument("--operators", default="A,B,down", help="which of A, B, down")
-    parser.add_argument("--process", help="best, avx2 or best,avx2 (default)")
-    parser.add_argument("--repeats", type=int, default=9, help="calls per measurement")
-    parser.add_argument("--json", metavar="FILE", help="also write one JSON object per measurement and line")
-    options = parser.parse_args()
+    options = arguments()
+    caps_to_run = processes(options.process, options.quick)
+    unknown = [name for name in caps_to_run if name not in CAPS]
+    if unknown:
+        sys.exit(f"ops_bench: no process {unknown[0]}; there are {', '.join(CAPS)}")
     print(f"machine: {cpu_name()}, {os.cpu_count()} CPUs; commit {commit()}")
     print(f"command: {shlex.join(sys.argv)}", flush=True)
     folder = roof.build()
     failures = 0
+    results = Path(options.json or Path(tempfile.mkdtemp(prefix="qgmm_bench_")) / "measurements.json")
     try:
-        with open(options.json or os.devnull, "w", encoding="utf-8") as file:
+        with open(results, "w", encoding="utf-8") as file:
             printer = Printer(file)
-            for cap in processes(options.process):
+            for cap in caps_to_run:
                 print(f"== process {cap}" + "".join(f" {name}={value}" for name, value in CAPS[cap].items()), flush=True)
                 failures += run_worker(cap, options, printer) != 0
+        if options.plot:
+            plot.draw(plot.load(results), Path(options.plot))
     finally:
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
+        for temporary in (folder, None if options.json else results.parent):
+            if temporary:
+                shutil.rmtree(temporary, ignore_errors=True)
     failures += printer.summary()
     return 1 if failures else 0
 

@@ -16,6 +16,11 @@
 
 #if defined(__linux__)
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#if defined(__x86_64__)
+#include <cpuid.h>
 #endif
 
 namespace {
@@ -109,8 +114,25 @@ struct Operands {
 #define QGMM_NIBBLES(c) "vpmaddubsw %%ymm0, %%ymm1, %%ymm14\n" QGMM_NIBBLE QGMM_NIBBLE QGMM_NIBBLE QGMM_NIBBLE \
   QGMM_NIBBLE QGMM_NIBBLE QGMM_NIBBLE "vpmaddwd 128(%1), %%ymm14, %%ymm14\n vpaddd %%ymm14, %%ymm" #c ", %%ymm" #c "\n"
 #define QGMM_FLOATS(c) "vfmadd231ps %%ymm0, %%ymm1, %%ymm" #c "\n"
+#define QGMM_VNNI256(c) "%{vex%} vpdpbusd %%ymm0, %%ymm1, %%ymm" #c "\n"
 #define QGMM_VNNI(c) "vpdpbusd %%zmm0, %%zmm1, %%zmm" #c "\n"
+#define QGMM_VNNI_WORDS(c) "vpdpwssd %%zmm0, %%zmm1, %%zmm" #c "\n"
 #define QGMM_FLOATS512(c) "vfmadd231ps %%zmm0, %%zmm1, %%zmm" #c "\n"
+// Certified kernels, r: register name without its number.
+#define QGMM_ADD(r, c) "vpmaddwd 128(%1), %%" r "14, %%" r "14\n vpaddd %%" r "14, %%" r #c ", %%" r #c "\n"
+#define QGMM_BYTES(r, to) "vpmaddubsw %%" r "0, %%" r "1, %%" r to "\n"
+#define QGMM_PAIRS(c) QGMM_BYTES("ymm", "14") QGMM_ADD("ymm", c)
+#define QGMM_QUADS(c) \
+  QGMM_BYTES("ymm", "14") QGMM_BYTES("ymm", "15") "vpaddw %%ymm15, %%ymm14, %%ymm14\n" QGMM_ADD("ymm", c)
+#define QGMM_PAIRS512(c) QGMM_BYTES("zmm", "14") QGMM_ADD("zmm", c)
+#define QGMM_SUM512 QGMM_BYTES("zmm", "15") "vpaddw %%zmm15, %%zmm14, %%zmm14\n"
+#define QGMM_QUADS512(c) QGMM_BYTES("zmm", "14") QGMM_SUM512 QGMM_ADD("zmm", c)
+#define QGMM_NIBBLES512(c) \
+  QGMM_BYTES("zmm", "14") QGMM_SUM512 QGMM_SUM512 QGMM_SUM512 QGMM_SUM512 QGMM_SUM512 QGMM_SUM512 QGMM_SUM512 \
+  QGMM_ADD("zmm", c)
+#define QGMM_WORDS512(c) "vpmaddwd %%zmm0, %%zmm1, %%zmm14\n vpaddd %%zmm14, %%zmm" #c ", %%zmm" #c "\n"
+#define QGMM_YMM_BYTES "vmovdqu (%1), %%ymm0\n vmovdqu 64(%1), %%ymm1\n"
+#define QGMM_ZMM_BYTES "vmovdqu64 (%1), %%zmm0\n vmovdqu64 64(%1), %%zmm1\n"
 #define QGMM_LOOP(name, load, body)                                                                              \
   void name(const void* operands) {                                                                              \
     int64_t steps = kSteps;                                                                                      \
@@ -120,26 +142,88 @@ struct Operands {
                  : "cc", "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",       \
                    "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");                                \
   }
-QGMM_LOOP(MultiplyWords, "vmovdqu (%1), %%ymm0\n vmovdqu 64(%1), %%ymm1\n", QGMM_WORDS)
-QGMM_LOOP(MultiplyNibbles, "vmovdqu (%1), %%ymm0\n vmovdqu 64(%1), %%ymm1\n", QGMM_NIBBLES)
+QGMM_LOOP(MultiplyWords, QGMM_YMM_BYTES, QGMM_WORDS)
+QGMM_LOOP(MultiplyNibbles, QGMM_YMM_BYTES, QGMM_NIBBLES)
+QGMM_LOOP(MultiplyPairs, QGMM_YMM_BYTES, QGMM_PAIRS)
+QGMM_LOOP(MultiplyQuads, QGMM_YMM_BYTES, QGMM_QUADS)
 QGMM_LOOP(MultiplyFloats, "vmovups 192(%1), %%ymm0\n vmovups 256(%1), %%ymm1\n", QGMM_FLOATS)
-QGMM_LOOP(MultiplyVnni, "vmovdqu64 (%1), %%zmm0\n vmovdqu64 64(%1), %%zmm1\n", QGMM_VNNI)
+QGMM_LOOP(MultiplyVnni256, QGMM_YMM_BYTES, QGMM_VNNI256)
+QGMM_LOOP(MultiplyWords512, QGMM_ZMM_BYTES, QGMM_WORDS512)
+QGMM_LOOP(MultiplyNibbles512, QGMM_ZMM_BYTES, QGMM_NIBBLES512)
+QGMM_LOOP(MultiplyPairs512, QGMM_ZMM_BYTES, QGMM_PAIRS512)
+QGMM_LOOP(MultiplyQuads512, QGMM_ZMM_BYTES, QGMM_QUADS512)
+QGMM_LOOP(MultiplyVnni, QGMM_ZMM_BYTES, QGMM_VNNI)
+QGMM_LOOP(MultiplyVnniWords, QGMM_ZMM_BYTES, QGMM_VNNI_WORDS)
 QGMM_LOOP(MultiplyFloats512, "vmovups 192(%1), %%zmm0\n vmovups 256(%1), %%zmm1\n", QGMM_FLOATS512)
 
-bool Has(const char* kind) {
-  if (std::strcmp(kind, "vpdpbusd512") == 0) return __builtin_cpu_supports("avx512vnni");
-  if (std::strcmp(kind, "vfmadd512") == 0) return __builtin_cpu_supports("avx512f");
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+constexpr int kTileMacs = 16 * 16 * 64;
+
+/// Four accumulator tiles, two of each operand, all in registers.
+void MultiplyTiles(const void*) {
+  alignas(64) uint8_t config[64] = {1}, ones[64];
+  for (int tile = 0; tile < 8; ++tile) {
+    config[16 + 2 * tile] = 64;  // bytes per row
+    config[48 + tile] = 16;      // rows
+  }
+  std::memset(ones, 3, sizeof(ones));
+  int64_t steps = kSteps, stride = 0;
+  asm volatile(
+      "ldtilecfg (%1)\n"
+      "tilezero %%tmm0\n tilezero %%tmm1\n tilezero %%tmm2\n tilezero %%tmm3\n"
+      "tileloadd (%2,%3,1), %%tmm4\n tileloadd (%2,%3,1), %%tmm5\n"
+      "tileloadd (%2,%3,1), %%tmm6\n tileloadd (%2,%3,1), %%tmm7\n"
+      "1: tdpbusd %%tmm6, %%tmm4, %%tmm0\n tdpbusd %%tmm7, %%tmm4, %%tmm1\n"
+      "tdpbusd %%tmm6, %%tmm5, %%tmm2\n tdpbusd %%tmm7, %%tmm5, %%tmm3\n"
+      "dec %0\n jnz 1b\n tilerelease"
+      : "+r"(steps)
+      : "r"(config), "r"(ones), "r"(stride)
+      : "cc", "memory");
+}
+
+/// Bits that older compilers' __builtin_cpu_supports does not know.
+bool HasBit(unsigned leaf7_part, char output, int bit) {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid_count(7, leaf7_part, &a, &b, &c, &d)) return false;
+  return ((output == 'a' ? a : d) >> bit & 1) != 0;
+}
+
+bool HasAvx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool HasAvx512() { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw"); }
+bool HasVnni() { return __builtin_cpu_supports("avx512vnni"); }
+bool HasAvxVnni() { return HasAvx2() && HasBit(1, 'a', 4); }
+
+/// The processor has int8 tiles, and the system grants them to this process.
+bool HasTiles() {
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // of arch_prctl
+  return HasBit(0, 'd', 24) && HasBit(0, 'd', 25) && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
 }
 
 struct Loop {
   const char* kind;
   void (*run)(const void* operands);
-  int macs;  // of one accumulator and step
+  double macs;  // of one step
+  bool (*can)();
 };
-constexpr Loop kLoops[] = {{"vpmaddwd", MultiplyWords, 16},     {"vpmaddubsw", MultiplyNibbles, 8 * 32},
-                           {"vfmadd", MultiplyFloats, 8},       {"vpdpbusd512", MultiplyVnni, 64},
-                           {"vfmadd512", MultiplyFloats512, 16}};
+constexpr double kChains = 12;
+constexpr Loop kLoops[] = {{"vpmaddwd", MultiplyWords, kChains * 16, HasAvx2},
+                           {"vpmaddubsw", MultiplyNibbles, kChains * 8 * 32, HasAvx2},
+                           {"pairs", MultiplyPairs, kChains * 32, HasAvx2},
+                           {"quads", MultiplyQuads, kChains * 64, HasAvx2},
+                           {"vfmadd", MultiplyFloats, kChains * 8, HasAvx2},
+                           {"vpdpbusd256", MultiplyVnni256, kChains * 32, HasAvxVnni},
+                           {"vpmaddwd512", MultiplyWords512, kChains * 32, HasAvx512},
+                           {"vpmaddubsw512", MultiplyNibbles512, kChains * 8 * 64, HasAvx512},
+                           {"pairs512", MultiplyPairs512, kChains * 64, HasAvx512},
+                           {"quads512", MultiplyQuads512, kChains * 128, HasAvx512},
+                           {"vfmadd512", MultiplyFloats512, kChains * 16, HasAvx512},
+                           {"vpdpbusd512", MultiplyVnni, kChains * 64, HasVnni},
+                           {"vpdpwssd512", MultiplyVnniWords, kChains * 32, HasVnni},
+                           {"tdpbusd", MultiplyTiles, 4.0 * kTileMacs, HasTiles},
+                           {"tdpbusd twice", MultiplyTiles, 2.0 * kTileMacs, HasTiles}};
 
 #endif  // __x86_64__
 
@@ -148,9 +232,9 @@ constexpr Loop kLoops[] = {{"vpmaddwd", MultiplyWords, 16},     {"vpmaddubsw", M
 extern "C" double qgmm_roof_multiply(const char* kind, int threads, double seconds) {
 #if defined(__x86_64__)
   for (const Loop& loop : kLoops) {
-    if (std::strcmp(kind, loop.kind) != 0 || !Has(kind)) continue;
+    if (std::strcmp(kind, loop.kind) != 0 || !loop.can()) continue;
     const Operands operands;
-    const double macs = 12.0 * kSteps * loop.macs;
+    const double macs = kSteps * loop.macs;
     return 1e-9 * OnAllThreads(threads, [&](int) { return Rate(seconds, macs, [&] { loop.run(&operands); }); });
   }
 #else

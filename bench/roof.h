@@ -10,8 +10,10 @@ extern "C" {
 /// for about `seconds`. 2 MiB pages where the system grants them. -1: not enough memory.
 __attribute__((visibility("default"))) double qgmm_roof_read(int streams, int threads, double seconds, int64_t bytes);
 
-/// GMAC/s of all threads. kind: "vpmaddwd" (int16, + vpaddd), "vpmaddubsw" (u4 x s8, eight steps in int16), "vfmadd"
-/// (fp32, 256 bits), "vpdpbusd512", "vfmadd512". -1: the machine cannot.
+/// GMAC/s of all threads, of the instructions that a kernel multiplies with; the instruction's name, "512" for zmm, "256"
+/// for the ymm form of one that has both. vpmaddwd holds the vpaddd behind it; vpmaddubsw is u4 x s8, eight steps summed in
+/// int16; "pairs" and "quads" are the certified u8 x s8 forms, one and two steps in int16. "tdpbusd": tiles; "tdpbusd twice":
+/// high and low bytes of int16. -1: the machine cannot.
 __attribute__((visibility("default"))) double qgmm_roof_multiply(const char* kind, int threads, double seconds);
 
 /// Clock of one busy core in GHz, from a loop that takes one cycle per turn; 1 where that loop is not known.

@@ -28,6 +28,21 @@ def build():
     return folder
 
 
+# The loop of roof.cc that bounds a kernel, by the first of these words in its name: table of kernels, src/cpu/kernels.inc.
+INSTRUCTIONS = (("amx_fixed", "tdpbusd twice"), ("amx", "tdpbusd"),
+                ("avx512vnni_float", "vfmadd512"), ("avx512_float", "vfmadd512"), ("float", "vfmadd"),
+                ("avx512vnni_fixed", "vpdpwssd512"), ("avx512_fixed", "vpmaddwd512"),
+                ("avx512vnni", "vpdpbusd512"), ("avxvnni_fixed", "vpmaddwd"), ("avxvnni", "vpdpbusd256"),
+                ("avx512_quads", "quads512"), ("avx512_pairs", "pairs512"), ("avx512_int4", "vpmaddubsw512"),
+                ("avx512", "vpmaddwd512"), ("quads", "quads"), ("pairs", "pairs"), ("int4", "vpmaddubsw"),
+                ("avx2", "vpmaddwd"))
+
+
+def instruction(kernels):
+    """The multiply loop that bounds the fastest of the kernels that ran; "" where none is known."""
+    return next((kind for word, kind in INSTRUCTIONS if word in kernels), "")
+
+
 class Roof:
     """read() in GB/s and multiply(kind) in GMAC/s, some 20 ms each, all threads."""
 

@@ -1,53 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
 """One process of ops_bench: measures every case and writes one JSON object per line to standard output.
 
-qgmm, its rivals and the roofs take turns (A B C A B C ...), so that a neighbour on the machine slows all of them."""
-import json
+    python worker.py LIST PROCESS OPERATORS REPEATS SECONDS [EXTRAS]
+
+qgmm, its rivals and the roofs take turns (A B C A B C ...), so that a neighbour on the machine slows all of them.
+SECONDS: for the whole list, set-up included; cases share what is left, and slow implementations repeat less. 0: no limit.
+EXTRAS: names of further measurements, after the cases: packing, calls."""
+import gc
 import statistics
 import sys
 import time
 
+import calls
 import implementations
+import packing
 import torch
-from machine import cpu_name, has_flag, last_level_cache
-from roof import Roof
+from data import Data, Tokens
+from machine import last_level_cache
+from record import measured, say
+from roof import Roof, instruction
 
 import qgmm
-from cases import LISTS, Data, Tokens
+from cases import LISTS
 
-BUDGET = 3.0  # seconds of calls per measurement: slow rivals are measured fewer times
-
-
-def say(**fields):
-    print(json.dumps(fields), flush=True)
+CASE_SECONDS = 5.0  # of timed calls, all implementations together
+FEWEST = 3  # timed calls of ours
 
 
-def compute_kind(stack, capped):
-    """The multiply loop that is this machine's roof for the operator, or that of AVX2 if capped."""
-    wide = not capped and has_flag("avx512f")
-    if stack.operator == "B":
-        return "vfmadd512" if wide else "vfmadd"
-    if wide and has_flag("avx512_vnni"):
-        return "vpdpbusd512"
-    return "vpmaddubsw" if stack.weights == "int4" else "vpmaddwd"
-
-
-class Measured:
+class Candidate:
     """One implementation and what its calls took."""
 
-    def __init__(self, implementation, tokens, repeats):
-        self.implementation, self.times, self.error = implementation, [], None
+    def __init__(self, implementation, tokens):
+        self.implementation, self.times, self.error, self.exact, self.wanted = implementation, [], None, None, 0
+        self.kernel = implementation.kernel
         try:
+            if hasattr(implementation, "prepare"):
+                implementation.prepare(tokens)
             start = time.perf_counter()
             results = implementation.run(tokens)
-            first = time.perf_counter() - start
-            self.kernel, self.isa = getattr(implementation, "kernel", lambda: (None, None))()
+            self.first = time.perf_counter() - start
             self.exact = implementation.verdict(tokens, results)
+            self.kernel = implementation.kernel  # ours is known now
         except Exception as error:  # a rival that refuses a shape is a result, not the end of the run
-            self.error, self.exact, self.kernel, self.isa = f"{type(error).__name__}: {error}"[:200], None, None, None
-            self.wanted = 0
-            return
-        self.wanted = min(repeats, max(1, int(BUDGET / first)))
+            self.error = f"{type(error).__name__}: {error}"[:200]
+
+    def plan(self, seconds, repeats, fewest):
+        """A rival whose first call was too long for its share is not called again: that call is its figure."""
+        if self.error is None:
+            self.wanted = max(fewest, min(repeats, int(seconds / self.first)))
+            if self.wanted == 0:
+                self.times.append(self.first)
 
     def once(self, tokens):
         start = time.perf_counter()
@@ -55,57 +57,90 @@ class Measured:
         self.times.append(time.perf_counter() - start)
 
 
-def measure(case, found, roof, repeats, capped):
-    """The objects of one case, qgmm's first."""
-    tokens = Tokens(case)
-    measured = [Measured(implementation, tokens, repeats) for implementation in found]
-    kind = compute_kind(case.stack, capped)
+def take_turns(candidates, tokens, roof, kind, repeats):
+    """Fills the times; returns the medians of the roofs candidates between them."""
     reads, multiplies = [], []
-    for turn in range(repeats):
-        first = turn % len(measured)  # whoever comes after the roofs finds the caches empty: each in turn
-        for one in measured[first:] + measured[:first]:
+    for turn in range(max([one.wanted for one in candidates] + [FEWEST])):
+        if turn >= repeats:
+            break
+        first = turn % len(candidates)  # whoever comes after the roofs finds the caches empty: each in turn
+        for one in candidates[first:] + candidates[:first]:
             if turn < one.wanted:
                 one.once(tokens)
         reads.append(roof.read())
-        multiplies.append(roof.multiply(kind))
-    read, multiply = statistics.median(reads), statistics.median(multiplies)
-    memory_bound = read * case.macs / case.weight_bytes  # GMAC/s at which the weights arrive
-    bound, name = (memory_bound, "memory") if multiply <= 0 or memory_bound < multiply else (multiply, "compute")
+        multiplies.append(roof.multiply(kind) if kind else 0.0)
+    return statistics.median(reads), statistics.median(multiplies)
+
+
+def measure(case, found, roof, repeats, process, seconds):
+    """Says the objects of one case, qgmm's first."""
+    tokens = Tokens(case)
+    candidates = [Candidate(implementation, tokens) for implementation in found]
+    for one in candidates:
+        one.plan(seconds / len(candidates), repeats, FEWEST if one is candidates[0] else 0)
+    kind = "" if case.stack.operator == "quant" else instruction(candidates[0].kernel)
+    read, multiply = take_turns(candidates, tokens, roof, kind, repeats)
+    memory = case.moved_bytes / read  # the least a call can take, in nanoseconds
+    compute = case.macs / multiply if multiply > 0 else 0.0
+    bound, name = (memory, "memory") if memory > compute else (compute, "compute")
     s = case.stack
-    for one in measured:
-        fields = dict(
-            operator=s.operator, case=case.name, machine=cpu_name(), process="avx2" if capped else "best",
-            isa=one.isa, experts=s.experts, active=case.active, k=s.k, n=s.n, rows_per_expert=case.rows,
-            groups="uniform", distribution=s.distribution, weights=s.weights, slice=s.slice or s.k,
-            threads=torch.get_num_threads(), cold=case.weight_bytes > 4 * last_level_cache(),
-            implementation=one.implementation.name, kernel=one.kernel, fused=one.implementation.fused,
-            exact=one.exact if one.error is None else one.error, repeats=len(one.times),
-            roof_read_gbyte_per_s=read, roof_multiply_gmac_per_s=multiply, roof_multiply=kind)
+    for one in candidates:
+        times = {}
         if one.times:
-            median, best = statistics.median(one.times), min(one.times)
-            rate = case.macs / median / 1e9
-            fields |= dict(gmac_per_s=rate, best_gmac_per_s=case.macs / best / 1e9,
-                           gbyte_per_s=case.weight_bytes / median / 1e9, roof_share=rate / bound, roof=name)
-        say(event="measured", **fields)
+            median, best = statistics.median(one.times) * 1e9, min(one.times) * 1e9
+            times = dict(gmac_per_s=case.macs / median, best_gmac_per_s=case.macs / best, seconds=median / 1e9,
+                         gbyte_per_s=case.moved_bytes / median, roof_share=bound / median)
+        measured(
+            operator=s.operator, case=case.name, process=process, model=s.model, experts=s.experts, active=case.active,
+            k=s.k, n=s.n, rows_per_expert=case.rows, groups=case.groups, distribution=s.distribution, weights=s.weights,
+            slice=s.slice or s.k, offset=s.offset, cold=case.cold, implementation=one.implementation.name,
+            kernel=one.kernel, fused=one.implementation.fused, roof=name, repeats=len(one.times),
+            exact=one.exact if one.error is None else one.error, roof_read_gbyte_per_s=read,
+            roof_multiply_gmac_per_s=multiply, roof_instruction=kind, **times)
+
+
+class Clock:
+    """What is left of the time for the whole list."""
+
+    def __init__(self, limit):
+        self.limit, self.started = limit, time.perf_counter()
+
+    def share(self, cases_left):
+        """Seconds of timed calls for the next case. Half of a case's time is first calls, verdicts and set-up."""
+        if not self.limit:
+            return CASE_SECONDS
+        left = self.limit - (time.perf_counter() - self.started)
+        return min(CASE_SECONDS, max(0.0, left / cases_left / 2))
 
 
 def main():
-    which, capped, operators, repeats = sys.argv[1], sys.argv[2] == "avx2", sys.argv[3].split(","), int(sys.argv[4])
+    which, process, operators, repeats, limit = *sys.argv[1:3], sys.argv[3].split(","), int(sys.argv[4]), float(sys.argv[5])
+    extras = sys.argv[6].split(",") if len(sys.argv) > 6 else []
+    clock = Clock(limit)
     torch.manual_seed(4)
     threads = torch.get_num_threads()
     roof = Roof(threads, last_level_cache())
     say(event="start", qgmm=qgmm.__version__, torch=torch.__version__, isa=qgmm.machine()["isa"], threads=threads,
         torch_isa=torch.backends.cpu.get_cpu_capability(), read=roof.trials, streams=roof.streams)
     cases = [case for case in LISTS[which]() if case.stack.operator in operators]
-    stack, found = None, None
+    stack, found, told = None, None, set()
     for number, case in enumerate(cases, 1):
         if case.stack != stack:
             found = None  # the weights of the stack before: gone before the next are made
+            gc.collect()
             stack = case.stack
-            say(event="prepare", title=stack.title, experts=stack.experts, k=stack.k, n=stack.n)
-            found = implementations.implementations(stack, Data(stack))
-        say(event="case", number=number, of=len(cases), name=case.name)
-        measure(case, found, roof, repeats, capped)
+            say(event="prepare", title=stack.title, model=stack.model, experts=stack.experts, shape=stack.shape)
+            found, notes = implementations.implementations(stack, Data(stack), process != "best")
+            for note in [note for note in notes if note not in told]:
+                told.add(note)
+                say(event="note", text=note)
+        say(event="case", text=f"[{number}/{len(cases)}] {case.name} per expert" + (", cold" if case.cold else ""))
+        measure(case, found, roof, repeats, process, clock.share(len(cases) - number + 1))
+    found = None
+    gc.collect()
+    for extra, module in (("packing", packing), ("calls", calls)):
+        if extra in extras:
+            module.measure(roof, process, which == "smoke")
 
 
 if __name__ == "__main__":

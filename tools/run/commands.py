@@ -85,12 +85,20 @@ def test(words: list[str]) -> int:
 
 
 def bench(words: list[str]) -> int:
-    """./run bench: operations and peers from Python; ./run bench gemm: the rows of the kernel table alone."""
+    """./run bench: operations and peers from Python; gemm: the rows of the kernel table alone; plot: drawings of a --json
+    file; table: Markdown of one."""
+    folder = ROOT / "bench"
     if words[:1] == ["gemm"]:
         _set_up(bench=True, presets=(("bench", ("gemm_bench",)),))
         return show([checkout.BUILD / "bench" / "bench" / "gemm_bench", *words[1:]])
     compiler = _set_up()
-    return show([VENV_PYTHON, ROOT / "bench" / "ops_bench.py", *words], env=child_environment(CXX=compiler.command))
+    if words[:1] == ["plot"] or any(word.startswith("--plot") for word in words):
+        environment.ensure_optional("plots", folder / "plot_requirements.txt")
+    if words[:1] in (["plot"], ["table"]):
+        script = {"plot": "plot.py", "table": "markdown.py"}[words[0]]
+        return show([VENV_PYTHON, folder / script, *words[1:]])
+    environment.ensure_optional("rivals", folder / "requirements.txt")
+    return show([VENV_PYTHON, folder / "ops_bench.py", *words], env=child_environment(CXX=compiler.command))
 
 
 def run_lint(words: list[str]) -> int:

@@ -144,3 +144,20 @@ def ensure_ruff() -> None:
     with step(wanted):
         pip(wanted, log="ruff", constraints=pinned())
     finish("ruff", {"wanted": wanted, "environment": made_from("environment")})
+
+
+def ensure_optional(name: str, requirements: Path) -> None:
+    """Packages that a command can do without, one by one; a package that does not install is named, and not tried again
+    until the list or the environment changes."""
+    lines = [line for line in requirements.read_text().splitlines() if line and line[0] != "#"]
+    inputs = {"wanted": lines, "environment": made_from("environment")}
+    if made_from(name) == inputs:
+        return
+    for line in lines:
+        package = line.split(">")[0]
+        try:
+            with step(package):
+                pip(line, log=package, constraints=pinned())
+        except Failure:
+            print(f"  {package} does not install here; it is left out (.qgmm/logs/{package}.log)", flush=True)
+    finish(name, inputs)
