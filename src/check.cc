@@ -166,6 +166,11 @@ void CheckWeightQuantOptions(const Call& call, const WeightQuantArgs& args) {
   }
 }
 
+/// Fixed point only on request.
+bool FixedPoint(const WeightQuantArgs& args) {
+  return args.precision == Precision::kFast && args.x.dtype != DType::kFloat32;
+}
+
 void CheckFloatX(const Call& call, Stage stage, const TensorView& x) {
   CheckX(call, stage, x, std::numeric_limits<int64_t>::max());
   if (stage == Stage::kDtype && x.dtype != DType::kFloat16 && x.dtype != DType::kBFloat16 &&
@@ -207,6 +212,7 @@ Problem Checked(const WeightQuantArgs& args) {
     problem.rows = {{0, 0, call.m}};
   }
   problem.product = Product::kFloat;
+  if (FixedPoint(args)) problem.product = Product::kFixed16, problem.slice = kFixedSlice;
   Epilogue& epilogue = problem.epilogue;
   epilogue.finish = Finish::kAffine;
   epilogue.scale = MakeColumns(args.scale);

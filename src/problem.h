@@ -21,8 +21,12 @@ namespace qgmm {
 
 inline constexpr int64_t kMaxIntegerK = 131071;  // 131,071 products of -128 * -128 still fit int32
 
-/// How one slice of k is summed: exactly in int32 (modulo 2^32), or in fp32 by fma, k ascending in one lane.
-enum class Product : uint8_t { kInt8, kInt4, kFloat };
+/// How one slice of k is summed: exactly in int32 (modulo 2^32), or in fp32 by fma, k ascending in one lane. kFixed16: 16-bit
+/// floats x as int16 times a power of two per row and slice (docs/operators.md, section 8.2).
+enum class Product : uint8_t { kInt8, kInt4, kFloat, kFixed16 };
+
+/// k elements per slice of kFixed16: 512 * 32752 * 128 = 2,146,435,072 still fits int32. The last slice may be shorter.
+inline constexpr int64_t kFixedSlice = 512;
 
 /// What becomes of the sums of a row.
 enum class Finish : uint8_t {
@@ -112,19 +116,23 @@ struct Problem {
   const char* operation = "";      // the name that was called
   Device device;
   int64_t m = 0, k = 0, n = 0, e = 0;
-  Matrix x;                        // [m, k]: int8, or float16 / bfloat16 / float32 for kFloat
+  Matrix x;                        // [m, k]: int8; float16, bfloat16 (kFixed16 too) or float32 for kFloat
   Vector x_scale;                  // [m] float32; data null: no factor
   Weights w;
   std::vector<RowRange> rows;      // one per expert that has rows
   Product product = Product::kInt8;
-  int64_t slice = 0;               // k elements per slice: k / G
+  int64_t slice = 0;               // k elements per slice: k / G; kFixedSlice, whatever k is
   Epilogue epilogue;
   Matrix y;                        // [m, n], operator A [m, n / 2]
   Vector y_scale;                  // operator A only
   int64_t expected_rows = 0;       // tuning hint: rows per expert to plan for; 0: none
   std::string warning;             // a vendor list that was clamped, in words; empty: nothing to say
 
-  int64_t slices() const { return k / slice; }
+  int64_t slices() const { return (k + slice - 1) / slice; }
+  /// Slices with scales of their own in the weights: kFixed16's are scales of x.
+  int64_t scale_slices() const { return product == Product::kFixed16 ? 1 : slices(); }
+  /// Sums of slices are folded into fp32.
+  bool folds() const { return product == Product::kFixed16 || slices() > 1; }
 };
 
 }  // namespace qgmm

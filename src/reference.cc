@@ -9,6 +9,7 @@
 
 #include "float_mode.h"
 #include "numeric.h"
+#include "reference_fixed.h"
 
 namespace qgmm::reference {
 namespace {
@@ -153,6 +154,14 @@ void RunInteger(const Problem& p, const RowRange& range) {
   for (int64_t row = 0; row < rows; ++row) FinishSwiglu(p, range.expert, range.begin + row, t.data() + row * p.n);
 }
 
+/// P of operator B. kFloat: fp32, fma, k ascending. kFixed16: section 8.2.
+float SumOfProducts(const Problem& p, const FixedRow& fixed, const float* x, const std::vector<float>& w) {
+  if (p.product == Product::kFixed16) return FixedProduct(fixed, x, w);
+  float t = 0;
+  for (size_t kk = 0; kk < w.size(); ++kk) t = std::fma(x[kk], w[kk], t);
+  return t;
+}
+
 /// Operator B on the rows of one expert.
 void RunFloat(const Problem& p, const RowRange& range) {
   const Epilogue& e = p.epilogue;
@@ -164,15 +173,16 @@ void RunFloat(const Problem& p, const RowRange& range) {
     for (int64_t kk = 0; kk < p.k; ++kk) sum += static_cast<double>(x[static_cast<size_t>(row * p.k + kk)]);
     row_sum[static_cast<size_t>(row)] = static_cast<float>(sum);
   }
+  std::vector<FixedRow> fixed(static_cast<size_t>(rows));
+  for (int64_t row = 0; p.product == Product::kFixed16 && row < rows; ++row) {
+    fixed[static_cast<size_t>(row)] = ToFixed(x.data() + row * p.k, p.k);
+  }
   std::vector<float> w(static_cast<size_t>(p.k));
   for (int64_t j = 0; j < p.n; ++j) {
     GatherColumn(p.w, range.expert, j, w.data());
     const float scale = At(e.scale, range.expert, 0, j);
     for (int64_t row = 0; row < rows; ++row) {
-      float t = 0;
-      for (int64_t kk = 0; kk < p.k; ++kk) {
-        t = std::fma(x[static_cast<size_t>(row * p.k + kk)], w[static_cast<size_t>(kk)], t);
-      }
+      float t = SumOfProducts(p, fixed[static_cast<size_t>(row)], x.data() + row * p.k, w);
       if (e.offset.given()) t = std::fma(At(e.offset, range.expert, 0, j), row_sum[static_cast<size_t>(row)], t);
       float z = e.bias.given() ? std::fma(scale, t, At(e.bias, range.expert, 0, j)) : scale * t;
       z = Activate(e.activation, z);
@@ -220,7 +230,7 @@ void Run(const Problem& problem) {
   int64_t next = 0;
   for (const RowRange& range : problem.rows) {
     ZeroRows(problem, next, range.begin);
-    if (problem.product == Product::kFloat) RunFloat(problem, range);
+    if (problem.epilogue.finish == Finish::kAffine) RunFloat(problem, range);
     else RunInteger(problem, range);
     next = range.end;
   }

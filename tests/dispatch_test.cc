@@ -14,7 +14,7 @@ namespace qgmm::cpu {
 namespace {
 
 TEST(ChooseKernel, AlwaysOneThatFits) {
-  for (const Product product : {Product::kInt8, Product::kInt4, Product::kFloat}) {
+  for (const Product product : {Product::kInt8, Product::kInt4, Product::kFloat, Product::kFixed16}) {
     for (const Isa isa : MachineIsas()) {
       for (const int64_t rows : {1, 2, 8, 9, 64, 256}) {
         for (int64_t slice = 1; slice <= 70; ++slice) {

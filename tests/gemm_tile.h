@@ -24,7 +24,10 @@ namespace qgmm::cpu {
 inline constexpr uint32_t kPoison = 0xABABABAB;
 
 inline DType WeightType(const Kernel& kernel) { return kernel.product == Product::kInt4 ? DType::kInt4 : DType::kInt8; }
-inline DType XType(const Kernel& kernel) { return kernel.product == Product::kFloat ? DType::kFloat32 : DType::kInt8; }
+inline DType XType(const Kernel& kernel) {
+  if (kernel.product == Product::kFixed16) return DType::kFloat16;
+  return kernel.product == Product::kFloat ? DType::kFloat32 : DType::kInt8;
+}
 
 /// Rows of x and the panels of one call, as plain values and as the kernel reads them. `shift` bytes of weights and
 /// `shift` elements of x lie between their ends and a guard page: 0 catches whoever reads on, others make addresses
@@ -32,7 +35,7 @@ inline DType XType(const Kernel& kernel) { return kernel.product == Product::kFl
 struct Tile {
   const Kernel& kernel;
   int rows, k, slice, shift;
-  std::vector<float> x;  // [rows][k]; small integers unless the product is kFloat
+  std::vector<float> x;  // [rows][k]; small integers unless the product is kFloat; kFixed16: once packed, its X
   int columns;           // 16 per panel
   std::vector<int> w;    // [k][columns]
   GuardedBytes packed_x{0};
@@ -48,7 +51,8 @@ struct Tile {
     const bool int4 = kernel.product == Product::kInt4;
     std::uniform_int_distribution<int> bytes(-128, 127), weights(int4 ? -8 : -128, int4 ? 7 : 127);
     std::uniform_real_distribution<float> reals(-2.0f, 2.0f);
-    for (float& v : x) v = kernel.product == Product::kFloat ? reals(random) : static_cast<float>(bytes(random));
+    const bool real = kernel.product == Product::kFloat || kernel.product == Product::kFixed16;
+    for (float& v : x) v = real ? reals(random) : static_cast<float>(bytes(random));
     for (int& v : w) v = weights(random);
     Pack();
   }
@@ -95,6 +99,21 @@ struct Tile {
     kernel.widen(panel[h].data(), whole, widened[h].data());
   }
 
+  /// X of section 8.2 for x without outliers: the greatest of a block of 512 becomes 2^14 to 2^15.
+  void ToFixed(const std::vector<uint16_t>& halves) {
+    for (size_t i = 0; i < x.size(); ++i) x[i] = FromHalf(halves[i]);
+    for (int i = 0; i < rows; ++i) {
+      for (int first = 0; first < k; first += static_cast<int>(kFixedSlice)) {
+        float* block = x.data() + i * k + first;
+        const int count = std::min(static_cast<int>(kFixedSlice), k - first);
+        float largest = 0;
+        for (int kk = 0; kk < count; ++kk) largest = std::max(largest, std::fabs(block[kk]));
+        const int exponent = largest == 0 ? 0 : std::ilogb(largest);
+        for (int kk = 0; kk < count; ++kk) block[kk] = std::nearbyint(std::ldexp(block[kk], 14 - exponent));
+      }
+    }
+  }
+
   void PackRows() {
     const int64_t stride = PackedStride(k, kernel);
     const int64_t padded_rows = (rows + kernel.row_step - 1) / kernel.row_step * kernel.row_step;
@@ -103,8 +122,16 @@ struct Tile {
     std::vector<int8_t> bytes(x.size());
     for (size_t i = 0; i < x.size() && kernel.product != Product::kFloat; ++i) bytes[i] = static_cast<int8_t>(x[i]);
     row_sums.assign(static_cast<size_t>(rows * (k / slice)), -1);
+    std::vector<uint16_t> halves(x.size());
+    for (size_t i = 0; i < x.size() && kernel.product == Product::kFixed16; ++i) halves[i] = ToHalf(x[i]);
+    const size_t blocks = static_cast<size_t>((k + kFixedSlice - 1) / kFixedSlice * rows);
+    std::vector<float> scales(blocks);
+    std::vector<uint64_t> outliers(blocks * kOutlierWords);
+    std::vector<int32_t> counts(static_cast<size_t>(rows));
     PackXArgs args = {};
+    args.fixed = {scales.data(), outliers.data(), counts.data()};
     args.x = kernel.product == Product::kFloat ? static_cast<const void*>(x.data()) : bytes.data();
+    if (kernel.product == Product::kFixed16) args.x = halves.data();
     args.dtype = XType(kernel);
     args.row_stride = k;
     args.k_stride = 1;
@@ -116,6 +143,7 @@ struct Tile {
     args.packed = packed_x.data();
     args.row_sums = kernel.row_sums ? row_sums.data() : nullptr;
     kernel.pack_x(args);
+    if (kernel.product == Product::kFixed16) ToFixed(halves);
   }
 
   void Pack() {

@@ -38,6 +38,7 @@ struct Draft {
     }
     p.m += tail;
     p.k = k, p.n = n, p.slice = k / slices, p.product = product, p.expected_rows = expected_rows;
+    if (product == Product::kFixed16) p.slice = kFixedSlice;
     p.w.e = p.e, p.w.k = k, p.w.n = n;
     p.w.dtype = product == Product::kInt4 ? DType::kInt4 : DType::kInt8;
     p.w.paired = finish == Finish::kSwigluQuant;
@@ -136,6 +137,7 @@ void ExpectDisjoint(std::vector<Part> parts, size_t end) {
 void ExpectMemory(const Problem& p, const Plan& plan) {
   const bool swiglu = p.epilogue.finish == Finish::kSwigluQuant, plain = !p.w.packed.given();
   const int line_k = p.product == Product::kInt4 ? 8 : 4;
+  const bool fixed = p.product == Product::kFixed16;
   std::vector<Part> shared;
   const ScratchLayout& s = plan.scratch;
   for (const RowBlock& b : plan.blocks) {
@@ -149,12 +151,16 @@ void ExpectMemory(const Problem& p, const Plan& plan) {
     const size_t results = bytes(plan.pairs * b.rows, 16 * 4), row_max = bytes(b.rows, 4);
     ExpectDisjoint({{s.packed_x, bytes(b.padded_rows * PackedStride(p.k, *b.kernel), b.kernel->x_bytes)},
                     {s.row_sums, b.kernel->row_sums ? bytes(b.packed_rows * p.slices(), 4) : 0},
-                    {s.x_sums, p.product == Product::kFloat ? bytes(b.rows, 4) : 0},
+                    {s.x_sums, p.epilogue.finish == Finish::kAffine ? bytes(b.rows, 4) : 0},
                     {s.acc, bytes(acc_rows, 32 * 4)},
-                    {s.folded, p.slices() > 1 ? bytes(acc_rows, 32 * 4) : 0},
+                    {s.folded, fixed || p.slices() > 1 ? bytes(acc_rows, 32 * 4) : 0},
                     {s.lines, plain ? bytes(2 * plan.span * lines, 64) : 0},
                     {s.widened, bytes(2 * lines, b.kernel->widened_bytes)},
-                    {s.scales, bytes(kScalePairs * p.slices(), 32 * 4)},
+                    {s.scales, bytes(kScalePairs * (fixed ? 1 : p.slices()), 32 * 4)},
+                    {s.fixed_scales, fixed ? bytes(b.rows * p.slices(), 4) : 0},
+                    {s.outliers, fixed ? bytes((b.rows + 1) * p.slices(), 512 / 8) : 0},
+                    {s.outlier_counts, fixed ? bytes(b.rows, 4) : 0},
+                    {s.outlier_lines, fixed && b.k_block < p.k ? bytes(2 * ((p.k + 3) / 4), 64) : 0},
                     {s.columns, bytes(plan.span * kColumnRows, 32 * 4)},
                     {s.results, swiglu && !split ? results : 0},
                     {s.row_max, swiglu && !split ? row_max : 0}},
@@ -204,17 +210,16 @@ TEST(Plan, AnyProblem) {
     draft.counts.assign(static_cast<size_t>(upto(random() % 4 ? 8 : 300)), 0);
     const int64_t scale = upto(3) == 1 ? 600 : 12;
     for (int64_t& count : draft.counts) count = random() % 3 ? upto(scale) : 0;
-    draft.product = static_cast<Product>(random() % 3);
-    const int64_t unit = draft.product == Product::kFloat ? 1 : upto(3);
+    draft.product = static_cast<Product>(random() % 4);
+    const bool affine = draft.product == Product::kFloat || draft.product == Product::kFixed16;
+    const int64_t unit = affine ? 1 : upto(3);
     draft.slices = unit == 1 ? 1 : upto(30);
     draft.k = draft.slices * (random() % 2 ? upto(600) : 8 * upto(200));
     draft.n = draft.product == Product::kInt4 ? 8 * upto(300) : 2 * upto(1500);
-    draft.finish = draft.product == Product::kFloat ? Finish::kAffine
-                   : random() % 2                   ? Finish::kSwigluQuant
-                                                    : Finish::kDequantize;
+    draft.finish = affine ? Finish::kAffine : random() % 2 ? Finish::kSwigluQuant : Finish::kDequantize;
     draft.tail = random() % 2 ? upto(40) : 0;
     draft.packed = random() % 2;
-    draft.assist = draft.product != Product::kFloat && random() % 3 == 0;
+    draft.assist = !affine && random() % 3 == 0;
     draft.expected_rows = random() % 3 ? 0 : upto(500);
     const Isa isa = random() % 3 ? BestIsa() : Isa::kScalar;
     SoundPlan(draft, isa, static_cast<int>(upto(70)), {upto(4 << 20), upto(64 << 20)});

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "cpu/fixed-inl.h"
 #include "cpu/kernel.h"
 #include "cpu/lines-inl.h"
 #include "cpu/math-inl.h"
@@ -224,8 +225,8 @@ void ExpSilu(const float* t, int count, float* exp, float* silu) {
 
 template <class V>
 constexpr Stages MakeStages(Isa isa, LineMakers lines = kPortableLines) {
-  return {isa, Fold<V>, FinishSwiglu<V>, FinishAffine<V>, FinishDequantize<V>, Quantize<V>, WidenRow<V>, AddResiduals,
-          TransposeX, lines, ExpSilu<V>};
+  return {isa, Fold<V>, FoldRows<V>, AddOutliers<V>, FinishSwiglu<V>, FinishAffine<V>, FinishDequantize<V>, Quantize<V>,
+          WidenRow<V>, AddResiduals, TransposeX, lines, ExpSilu<V>};
 }
 
 }  // namespace

@@ -15,6 +15,7 @@ namespace {
 
 const char* Name(Product product) {
   if (product == Product::kFloat) return "float";
+  if (product == Product::kFixed16) return "fixed16";
   return product == Product::kInt4 ? "int4" : "int8";
 }
 
@@ -68,7 +69,7 @@ std::vector<std::string> Notes(const Problem& p, const Plan& plan) {
   if (!p.w.packed.given()) notes.push_back("weights are packed during the call, every time; pack_weight does it once");
   const bool scalar = std::any_of(plan.blocks.begin(), plan.blocks.end(),
                                   [](const RowBlock& b) { return b.kernel->isa == Isa::kScalar; });
-  if (scalar && plan.isa != Isa::kScalar) {
+  if (scalar && plan.isa != Isa::kScalar && p.product != Product::kFixed16) {
     const int step = p.product == Product::kInt4 ? 8 : 4;
     notes.push_back("slices of " + std::to_string(p.slice) +
                     " k run on the scalar kernel: faster ones want multiples of " + std::to_string(step));
@@ -77,8 +78,10 @@ std::vector<std::string> Notes(const Problem& p, const Plan& plan) {
   if (certifiable && ResidualCapacity(DType::kInt8, p.k, Certification::kAuto, 1) > 0) {
     notes.push_back("the weights have no certificates: PackedWeight.certified() (C++ Certify) allows faster kernels");
   }
-  if (p.product == Product::kFloat)
-    notes.push_back("every precision runs the strict fp32 kernel: there is no other yet");
+  if (p.product == Product::kFixed16)
+    notes.push_back("x runs as int16 with a power of two per 512 k; precision=\"strict\" sums in fp32, slower");
+  if (p.product == Product::kFloat && p.x.dtype == DType::kFloat16)
+    notes.push_back("precision=\"fast\" allows fixed-point kernels for float16 x");
   if (plan.isa < BestIsa())
     notes.push_back(std::string("the ISA is limited to ") + qgmm::Name(plan.isa) + "; this machine has " +
                     qgmm::Name(BestIsa()));

@@ -35,6 +35,14 @@ struct GemmArgs {
 };                       // Rows of scales are kPairColumns apart.
 using GemmFn = void (*)(const GemmArgs&);
 
+/// kFixed16: what a row is besides its int16 X, which are 0 for outliers.
+struct FixedRows {
+  float* scales;       // [rows][slices]: s, a power of two
+  uint64_t* outliers;  // [rows][slices][kOutlierWords]: bit k of a slice: x[k] is set aside
+  int32_t* counts;     // [rows]: outliers of the row
+};
+inline constexpr int kOutlierWords = kFixedSlice / 64;
+
 /// Copies rows of x into the kernel's form and leaves the sums its product needs.
 struct PackXArgs {
   const void* x;          // element [0, 0] of the rows to pack
@@ -46,8 +54,9 @@ struct PackXArgs {
   int64_t slice;          // k elements per slice
   void* packed;           // where the first of the rows goes
   int32_t* row_sums;      // [rows][slices], if the kernel asks for them; else null
-  float* x_sums;          // kFloat with offset: [rows], summed in fp64, rounded once; else null
+  float* x_sums;          // kFloat, kFixed16 with offset: [rows], summed in fp64, rounded once; else null
   int first_row = 0;      // among the packed rows; kernels with `x_tiles` look at it
+  FixedRows fixed = {};   // kFixed16
 };
 using PackXFn = void (*)(const PackXArgs&);
 
@@ -142,11 +151,26 @@ struct LineMakers {
                     // tile it cost a third of the speed
 };
 
+/// c[i][j] = fma(f(x[i][k]), f(w[k][j]), c[i][j]) over the outliers k of every row, ascending.
+struct OutlierArgs {
+  const void* x;            // as the caller gave it, at the strip's first row
+  DType dtype;
+  int64_t row_stride, k_stride;
+  FixedRows fixed;          // at the strip's first row
+  int64_t slices;
+  const uint8_t* lines[2];  // true weights of both panels from k 0 on
+  int rows;
+  float* c;                 // [rows][kPairColumns]
+};
+
 /// The float side of one ISA; every function computes what its formula in docs/operators.md says, bit for bit.
 struct Stages {
   Isa isa;
   /// c[i][j] = fma(float(acc[i][j]), scale[j], c[i][j]); the first slice starts from c = +0.
   void (*fold)(const int32_t* acc, const float* scale, bool first, int rows, float* c);
+  /// c[i][j] = fma(float(acc[i][j]), scale[i * scale_stride], c[i][j]): a scale per row.
+  void (*fold_rows)(const int32_t* acc, const float* scale, int64_t scale_stride, bool first, int rows, float* c);
+  void (*add_outliers)(const OutlierArgs&);
   /// Dequantize, limit, SwiGLU, smooth, row maximum (operator A).
   void (*finish_swiglu)(const StripArgs&);
   /// Affine, activation, narrowing store (operator B).

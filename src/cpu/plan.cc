@@ -145,6 +145,7 @@ int64_t CacheBytes(int level, int sysconf_name, int64_t unknown) {
 void LayOutScratch(const Problem& p, Plan& plan) {
   const bool plain = !p.w.packed.given(), whole_results = p.epilogue.finish == Finish::kSwigluQuant;
   const int64_t slices = p.slices();
+  const bool fixed = p.product == Product::kFixed16;
   ScratchLayout need;
   for (const RowBlock& b : plan.blocks) {
     const Kernel& kernel = *b.kernel;
@@ -164,10 +165,16 @@ void LayOutScratch(const Problem& p, Plan& plan) {
     if (kernel.row_sums) raise(need.row_sums, b.packed_rows * slices * 4);
     raise(need.x_sums, b.packed_rows * 4);
     raise(need.acc, acc_rows * kPairColumns * 4);
-    if (slices > 1) raise(need.folded, acc_rows * kPairColumns * 4);
+    if (p.folds()) raise(need.folded, acc_rows * kPairColumns * 4);
     if (plain || plan.promises.given()) raise(need.lines, plan.span * 2 * lines * kLineBytes);
     if (kernel.widen) raise(need.widened, 2 * lines * kernel.widened_bytes);
-    raise(need.scales, kScalePairs * slices * kPairColumns * 4);
+    raise(need.scales, kScalePairs * p.scale_slices() * kPairColumns * 4);
+    if (fixed) {
+      raise(need.fixed_scales, b.packed_rows * slices * 4);
+      raise(need.outliers, (b.packed_rows + 1) * slices * kOutlierWords * 8);
+      raise(need.outlier_counts, int64_t{b.packed_rows} * 4);
+      if (b.k_block < p.k) raise(need.outlier_lines, 2 * CeilDiv(p.k, LineK(p.w.dtype)) * kLineBytes);
+    }
     raise(need.columns, plan.span * kColumnRows * kPairColumns * 4);
     if (whole_results && b.tasks == 1) raise(need.results, plan.pairs * b.rows * kPanelColumns * 4);
     if (whole_results) raise(need.row_max, int64_t{b.rows} * 4);
@@ -177,7 +184,8 @@ void LayOutScratch(const Problem& p, Plan& plan) {
        {&ScratchLayout::packed_x, &ScratchLayout::certified_x, &ScratchLayout::transposed_x,
         &ScratchLayout::residual_sums, &ScratchLayout::row_sums, &ScratchLayout::x_sums, &ScratchLayout::acc,
         &ScratchLayout::folded, &ScratchLayout::lines, &ScratchLayout::widened, &ScratchLayout::scales,
-        &ScratchLayout::columns, &ScratchLayout::results, &ScratchLayout::row_max}) {
+        &ScratchLayout::columns, &ScratchLayout::results, &ScratchLayout::row_max, &ScratchLayout::fixed_scales,
+        &ScratchLayout::outliers, &ScratchLayout::outlier_counts, &ScratchLayout::outlier_lines}) {
     plan.scratch.*part = at;
     at += need.*part;
   }

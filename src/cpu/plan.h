@@ -39,6 +39,8 @@ struct Task {
 struct ScratchLayout {
   size_t packed_x = 0, certified_x = 0, transposed_x = 0, residual_sums = 0, row_sums = 0, x_sums = 0, acc = 0,
          folded = 0, lines = 0, widened = 0, scales = 0, columns = 0, results = 0, row_max = 0;
+  size_t fixed_scales = 0, outliers = 0, outlier_counts = 0, outlier_lines = 0;  // kFixed16; one row of outliers more:
+                                                                                 // those of any row of the block
   size_t bytes = 0;
 };
 

@@ -76,14 +76,17 @@ void Worker::PackX(const RowBlock& b, const Kernel& kernel, std::byte* packed) {
   args.k_stride = p_.x.column_stride;
   args.rows = b.rows;
   args.x_sums = p_.epilogue.offset.given() ? At<float>(plan_.scratch.x_sums) : nullptr;
+  if (p_.product == Product::kFixed16) args.fixed = Fixed(0);
   kernel.pack_x(args);
+  if (p_.product == Product::kFixed16) UniteOutliers(b);
 }
 
 /// Scales of several pairs, as they lie together.
 void Worker::GatherScales(const RowBlock& b, int64_t first_pair, int64_t pairs) {
   const Columns& scale = p_.epilogue.scale;
   if (!scale.given()) return;
-  GatherPairs(scale, b.expert, slices_, first_pair, pairs, p_.n, p_.w.paired, At<float>(plan_.scratch.scales));
+  GatherPairs(scale, b.expert, p_.scale_slices(), first_pair, pairs, p_.n, p_.w.paired,
+              At<float>(plan_.scratch.scales));
 }
 
 void Worker::GatherColumns(const RowBlock& b, int64_t pair, int index) {
@@ -146,6 +149,7 @@ Worker::PairLines Worker::Lines(const RowBlock& b, int64_t pair, int index, int6
       RestoreLines(lines.promise[h], first_k, count, scratch);
       from = scratch;
     }
+    lines.bytes[h] = from;
     if (kernel.widen) {
       uint8_t* to = At<uint8_t>(plan_.scratch.widened) + h * count * kernel.widened_bytes;
       kernel.widen(from, static_cast<int>(count), to);
@@ -193,6 +197,7 @@ void Worker::SetPrefetch(const RowBlock& b, const Kernel& kernel, const PairLine
 void Worker::Multiply(const Task& task) {
   const RowBlock& b = plan_.blocks[static_cast<size_t>(task.block)];
   if (block_ != task.block) packed_ = certified_packed_ = transposed_ = false;
+  outlier_pair_ = -1;
   block_ = task.block;
   if (p_.epilogue.finish == Finish::kSwigluQuant) {
     std::memset(RowMax(b, task.index), 0, sizeof(uint32_t) * static_cast<size_t>(b.rows));
@@ -206,7 +211,7 @@ void Worker::Multiply(const Task& task) {
     if (place == 0) GatherScales(b, first, std::min<int64_t>(kScalePairs, end - first));
     for (int i = 0; i < pairs; ++i) {
       GatherColumns(b, first + i, i);
-      columns_[i].scale = At<float>(plan_.scratch.scales) + (place + i) * slices_ * kPairColumns;
+      columns_[i].scale = At<float>(plan_.scratch.scales) + (place + i) * p_.scale_slices() * kPairColumns;
     }
     for (int64_t k0 = 0; k0 < p_.k; k0 += b.k_block) {
       const int64_t k = std::min(b.k_block, p_.k - k0), count = LinesOf(k, p_.w.dtype);
@@ -223,6 +228,7 @@ void Worker::Multiply(const Task& task) {
           MultiplyStrip(b, lines, row, rows);
           if (k0 + k < p_.k) continue;
           AddResiduals(b, lines, row, rows);
+          AddOutliers(b, lines, first + i, row, rows);
           FinishStrip(b, task, first + i, i, row, rows);
         }
       }
@@ -240,8 +246,11 @@ void Worker::MultiplyStrip(const RowBlock& b, const PairLines& lines, int row, i
   for (int64_t k = lines.first_k; k < stretch_end; ++slice) {
     const int64_t slice_end = (slice + 1) * p_.slice, end = std::min(slice_end, stretch_end);
     MultiplySlice(b, lines, row, rows, slice, k, end - k);
-    if (end == slice_end && slices_ > 1) {
-      const int64_t at = AccRow(b, lines.index, row, 0) * kPairColumns;
+    const int64_t at = AccRow(b, lines.index, row, 0) * kPairColumns;
+    if (p_.product == Product::kFixed16 && (end == slice_end || end == p_.k)) {
+      plan_.stages->fold_rows(At<int32_t>(plan_.scratch.acc) + at, Fixed(row).scales + slice, slices_, slice == 0, rows,
+                              At<float>(plan_.scratch.folded) + at);
+    } else if (end == slice_end && slices_ > 1) {
       plan_.stages->fold(At<int32_t>(plan_.scratch.acc) + at, columns_[lines.index].scale + slice * kPairColumns,
                          slice == 0, rows, At<float>(plan_.scratch.folded) + at);
     }
@@ -293,6 +302,9 @@ void Worker::MultiplyTiles(const RowBlock& b, const PairLines& lines, int row, i
       args.row_sums = At<int32_t>(plan_.scratch.row_sums) + (row + r) * slices_ + slice;
       args.acc = acc + r * kPairColumns + h * kPanelColumns;
       SetPrefetch(b, kernel, lines, h, row + r, &args);
+      if (args.prefetch_step < kLineBytes) {  // several tiles share the next stretch, each slice a part of their part
+        for (const uint8_t*& next : args.prefetch) next += line * args.prefetch_step;
+      }
       kernel.gemm(args);
     }
   }
@@ -328,7 +340,7 @@ void Worker::FinishStrip(const RowBlock& b, const Task& task, int64_t pair, int 
   const int first_real = row == 0 ? 0 : row - front;  // in the block
   StripArgs s = {};
   s.problem = &p_;
-  s.acc = At<int32_t>(plan_.scratch.acc) + at;
+  s.acc = At<int32_t>(p_.product == Product::kFixed16 ? plan_.scratch.folded : plan_.scratch.acc) + at;
   s.folded = slices_ > 1 ? At<float>(plan_.scratch.folded) + at : nullptr;
   s.rows = rows;
   s.assist_row = row == 0 ? front : 0;

@@ -36,6 +36,7 @@ class Worker {
   /// A stretch of k of the pair being multiplied.
   struct PairLines {
     const uint8_t* panel[2];   // as the kernel reads them, at the first line of the stretch
+    const uint8_t* bytes[2];   // lines of true weights, as packed, if a kernel without certificate reads the panel
     const Kernel* kernel[2];
     PanelPromise promise[2];   // kernels that need a certificate: with a residual list
     alignas(64) int32_t column_sums[2][kPanelColumns];  // the same
@@ -65,6 +66,10 @@ class Worker {
   void MultiplyTiles(const RowBlock& b, const PairLines& lines, int row, int rows, int64_t slice, int64_t first_k,
                      GemmArgs args, int32_t* acc);
   void AddResiduals(const RowBlock& b, const PairLines& lines, int row, int rows);
+  FixedRows Fixed(int row) const;
+  void AddOutliers(const RowBlock& b, const PairLines& lines, int64_t pair, int row, int rows);
+  void UniteOutliers(const RowBlock& b);
+  const uint8_t* OutlierLines(const RowBlock& b, const PairLines& lines, int64_t pair, int h);
   void FinishStrip(const RowBlock& b, const Task& task, int64_t pair, int index, int row, int rows);
 
   const Problem& p_;
@@ -74,6 +79,8 @@ class Worker {
   std::byte* shared_;
   int block_ = -1;  // of x in scratch, in the forms that are true here:
   bool packed_ = false, certified_packed_ = false, transposed_ = false;
+  bool outliers_ = false;     // kFixed16: some row of the block has one
+  int64_t outlier_pair_ = -1; // whose lines lie in scratch
   PairColumns columns_[kScalePairs];
   uint64_t kernels_ran_ = 0;
 };

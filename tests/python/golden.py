@@ -11,6 +11,7 @@ import math
 import numpy as np
 import torch
 
+import golden_fixed
 import ieee
 from golden_formats import unpack_int4
 
@@ -313,7 +314,7 @@ def weight_quant_bounded(
     slack=1.0,
 ):
     """(y64, bound without the output's own rounding) of section 8.2, both float64 [m, n]. slack is the C there."""
-    del precision
+    fixed = golden_fixed.taken(x.dtype, precision)
     w, rows = Weight(weight), decode(x).astype(np.float64)
     m, k = rows.shape
     y, bound = np.zeros((m, w.n)), np.zeros((m, w.n))
@@ -330,7 +331,11 @@ def weight_quant_bounded(
             size = np.abs(part) @ np.abs(matrix)
             if offset is not None:
                 size = size + np.abs(o) * np.abs(part).sum(1, keepdims=True)
-            error = slack * growth * u * np.abs(s) * size + 2 * u * np.abs(b)
+            if fixed:
+                error = np.abs(s) * (golden_fixed.error(part.astype(np.float32), matrix) + 4 * u * size)
+            else:
+                error = slack * growth * u * np.abs(s) * size
+            error = error + 2 * u * np.abs(b)
             y[begin:end] = Real.activations[act_type](z)
             bound[begin:end] = error if act_type == 0 else 1.13 * error + 8 * u * np.abs(z)
     return y, bound
@@ -339,16 +344,16 @@ def weight_quant_bounded(
 def weight_quant_written(
     x, weight, scale, *, offset=None, bias=None, group_list=None, group_list_type=0, act_type=0, precision="default"
 ):
-    """The strict kernel's own promise before narrowing: fp32 fma, k ascending, in one lane; the sum of x in double."""
-    del precision
+    """What the kernels promise before narrowing. Strict: fp32 fma, k ascending, in one lane; the sum of x in double."""
+    fixed = golden_fixed.taken(x.dtype, precision)
     w, rows = Weight(weight), decode(x)
     y = np.zeros((rows.shape[0], w.n), np.float32)
     for expert, begin, end in row_ranges(group_list, group_list_type, rows.shape[0], w.e):
         if begin == end:
             continue
         part, matrix = rows[begin:end], w.expert(expert).astype(np.float32)
-        total = np.zeros((end - begin, w.n), np.float32)
-        for kk in range(w.k):
+        total = golden_fixed.product(part, matrix) if fixed else np.zeros((end - begin, w.n), np.float32)
+        for kk in range(0 if fixed else w.k):
             total = ieee.fma(part[:, kk : kk + 1], matrix[kk], total)
         if offset is not None:
             with np.errstate(all="ignore"):

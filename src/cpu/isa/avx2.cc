@@ -4,6 +4,7 @@
 
 #include "cpu/epilogue-inl.h"
 #include "cpu/isa/avx2_certified-inl.h"
+#include "cpu/isa/avx2_fixed-inl.h"
 #include "cpu/isa/avx2_gemm-inl.h"
 #include "cpu/isa/avx2_lines-inl.h"
 #include "cpu/isa/tables.h"
@@ -46,6 +47,15 @@ constexpr Kernel kAvx2FloatUnpacked = {.name = "avx2_float_unpacked", .isa = Isa
                                        .tile_m = 6, .min_rows = 48, .slice_step = 4, .k_block = 256, .x_bytes = 4,
                                        .row_sums = false, .pack_x = PackXFloats<Avx2>, .widened_bytes = 4 * kLineBytes,
                                        .widen = WidenToFloats, .gemm = ForRows<6, GemmFloats>};
+constexpr Kernel kAvx2Fixed = {.name = "avx2_fixed", .isa = Isa::kAvx2, .product = Product::kFixed16,
+                               .tile_m = 4, .min_rows = 1, .slice_step = 4, .k_block = 0, .x_bytes = 2,
+                               .row_sums = false, .pack_x = PackXFixed<Avx2, EvenThenOdd>, .widened_bytes = 0,
+                               .widen = nullptr, .gemm = ForRows<4, GemmWide>};
+constexpr Kernel kAvx2FixedUnpacked = {.name = "avx2_fixed_unpacked", .isa = Isa::kAvx2, .product = Product::kFixed16,
+                                       .tile_m = 6, .min_rows = 48, .slice_step = 4, .k_block = 1024, .x_bytes = 2,
+                                       .row_sums = false, .pack_x = PackXFixed<Avx2, EvenThenOdd>,
+                                       .widened_bytes = 2 * kLineBytes, .widen = WidenToShorts,
+                                       .gemm = ForRows<6, GemmShorts>};
 constexpr Stages kAvx2Stages = MakeStages<Avx2>(Isa::kAvx2, kAvx2Lines);
 
 }  // namespace qgmm::cpu

@@ -22,10 +22,10 @@ inline int Weight(const uint8_t* w, int k, int column) {
   }
 }
 
-template <Product kProduct>
+template <Product kProduct, class X = int8_t>
 void GemmIntegers(const GemmArgs& a) {
   for (int i = 0; i < a.rows; ++i) {
-    const int8_t* x = static_cast<const int8_t*>(a.x) + i * a.x_stride;
+    const X* x = static_cast<const X*>(a.x) + i * a.x_stride;
     int32_t* acc = static_cast<int32_t*>(a.acc) + i * kPairColumns;
     uint32_t sum[kPanelColumns];
     for (int c = 0; c < kPanelColumns; ++c) sum[c] = a.add ? static_cast<uint32_t>(acc[c]) : 0;
@@ -66,6 +66,10 @@ constexpr Kernel kScalarFloat = {.name = "scalar_float", .isa = Isa::kScalar, .p
                                  .tile_m = kTileRows, .min_rows = 1, .slice_step = 1, .k_block = 0, .x_bytes = 4,
                                  .row_sums = false, .pack_x = PackXFloats<Scalar>, .widened_bytes = 0, .widen = nullptr,
                                  .gemm = GemmFloats};
+constexpr Kernel kScalarFixed = {.name = "scalar_fixed", .isa = Isa::kScalar, .product = Product::kFixed16,
+                                 .tile_m = kTileRows, .min_rows = 1, .slice_step = 1, .k_block = 0, .x_bytes = 2,
+                                 .row_sums = false, .pack_x = PackXFixed<Scalar, InOrder<Scalar>>, .widened_bytes = 0,
+                                 .widen = nullptr, .gemm = GemmIntegers<Product::kFixed16, int16_t>};
 constexpr Stages kScalarStages = MakeStages<Scalar>(Isa::kScalar);
 
 }  // namespace qgmm::cpu
