@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "cpu/kernel.h"
+#include "numeric.h"
 #include "packed_format.h"
 #include "roof.h"
 
@@ -29,6 +30,10 @@ struct Work {
   int64_t line_k;
   std::vector<float> x_floats;
   std::vector<int8_t> x_bytes;
+  std::vector<uint16_t> x_halves;  // kFixed16: the same values in bfloat16; its greatest of 512 is -128 / 64, so X is 128 x
+  std::vector<float> fixed_scales;
+  std::vector<uint64_t> outliers;
+  std::vector<int32_t> outlier_counts;
   std::vector<uint8_t> packed_x, panels, widened;
   std::vector<int32_t> row_sums, acc;
 
@@ -42,13 +47,19 @@ struct Work {
     std::mt19937 random(7);
     for (uint8_t& byte : panels) byte = static_cast<uint8_t>(random() >> 24);
     for (size_t i = 0; i < x_bytes.size(); ++i) {
-      x_bytes[i] = static_cast<int8_t>(random() >> 24);
+      x_bytes[i] = i % kFixedSlice == 0 ? int8_t{-128} : static_cast<int8_t>(random() >> 24);
       x_floats[i] = static_cast<float>(x_bytes[i]) / 64;  // sums of products stay exact in fp32, in any order
     }
     const bool is_float = row.product == Product::kFloat;
     PackXArgs args = {};
-    args.x = is_float ? static_cast<const void*>(x_floats.data()) : x_bytes.data();
-    args.dtype = is_float ? DType::kFloat32 : DType::kInt8;
+    if (row.product == Product::kFixed16) {
+      for (const float x : x_floats) x_halves.push_back(ToBFloat16(x));
+      const size_t slices = static_cast<size_t>(rows * kK / kFixedSlice);
+      fixed_scales.resize(slices), outliers.resize(slices * kOutlierWords), outlier_counts.resize(slices);
+      args.fixed = {fixed_scales.data(), outliers.data(), outlier_counts.data()};
+    }
+    args.x = !x_halves.empty() ? static_cast<const void*>(x_halves.data()) : is_float ? static_cast<const void*>(x_floats.data()) : x_bytes.data();
+    args.dtype = !x_halves.empty() ? DType::kBFloat16 : is_float ? DType::kFloat32 : DType::kInt8;
     args.row_stride = args.k = args.padded_k = args.packed_stride = args.slice = kK;
     args.k_stride = 1;
     args.rows = rows;
@@ -104,7 +115,9 @@ struct Work {
         std::memcpy(&as_float, got, 4);
         std::memcpy(&as_int, got, 4);
         const bool is_float = kernel.product == Product::kFloat;
-        if (is_float ? as_float * 64.0 != static_cast<double>(sum) : as_int != sum) return false;
+        const int64_t times = kernel.product == Product::kFixed16 ? 128 : 1;
+        const auto whole = static_cast<int32_t>(static_cast<uint32_t>(sum * times));  // modulo 2^32, as kernels add
+        if (is_float ? as_float * 64.0 != static_cast<double>(sum) : as_int != whole) return false;
       }
     }
     return true;
