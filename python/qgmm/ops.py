@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from . import arguments
+from .call import call
 from .library import NATIVE, ops
 from .packed import PackedWeight
 
@@ -87,7 +88,8 @@ def grouped_matmul_swiglu_quant(
     tensors, packed = swiglu_quant_tensors(
         name, x, weight, weight_scale, x_scale, group_list, smooth_scale, weight_assist_matrix, bias
     )
-    return ops.grouped_matmul_swiglu_quant(
+    return call(
+        ops.grouped_matmul_swiglu_quant,
         *tensors,
         dequant_mode=arguments.integer(name, "dequant_mode", dequant_mode),
         quant_dtype=arguments.quant_dtype(name, quant_dtype),
@@ -99,9 +101,7 @@ def grouped_matmul_swiglu_quant(
     )
 
 
-def swiglu_quant_tensors(
-    name, x, weight, weight_scale, x_scale, group_list, smooth_scale, weight_assist_matrix, bias
-):
+def swiglu_quant_tensors(name, x, weight, weight_scale, x_scale, group_list, smooth_scale, weight_assist_matrix, bias):
     """Types and lists of a call by any name: the schema's tensors in its order, and the integers of a PackedWeight."""
     x = arguments.tensor(name, "x", x)
     if arguments.is_only_expert(weight):
@@ -169,7 +169,8 @@ def weight_quant_grouped_matmul(
     """
     name = "weight_quant_grouped_matmul"
     tensors, packed = weight_quant_tensors(name, x, weight, scale, offset, bias, group_list)
-    return ops.weight_quant_grouped_matmul(
+    return call(
+        ops.weight_quant_grouped_matmul,
         *tensors,
         group_list_type=arguments.integer(name, "group_list_type", group_list_type),
         act_type=arguments.integer(name, "act_type", act_type),
@@ -179,9 +180,7 @@ def weight_quant_grouped_matmul(
     )
 
 
-def weight_quant_tensors(
-    name, x, weight, scale, offset, bias, group_list, *, scale_name="scale", offset_name="offset"
-):
+def weight_quant_tensors(name, x, weight, scale, offset, bias, group_list, *, scale_name="scale", offset_name="offset"):
     """Types and lists of a call by any name: the schema's tensors in its order, and the integers of a PackedWeight."""
     x = arguments.tensor(name, "x", x)
     weight, packed = arguments.one_weight(name, weight)
@@ -247,7 +246,8 @@ def grouped_matmul(
             arguments.with_expert_axis, (weight, weight_scale, weight_assist_matrix)
         )
     weight, packed = arguments.weights(name, weight)
-    return ops.grouped_matmul(
+    return call(
+        ops.grouped_matmul,
         x,
         weight,
         arguments.optional_tensors(name, "weight_scale", weight_scale),
@@ -299,7 +299,8 @@ def dynamic_quant(
         tensor([0.0157, 0.0000])
     """
     name = "dynamic_quant"
-    return ops.dynamic_quant(
+    return call(
+        ops.dynamic_quant,
         arguments.tensor(name, "x", x),
         arguments.optional_tensor(name, "smooth_scales", smooth_scales),
         arguments.optional_tensor(name, "group_index", group_index),
