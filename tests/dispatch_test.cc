@@ -62,6 +62,22 @@ TEST(ChooseKernel, Avx512VnniAtAnyRows) {
     EXPECT_STREQ(ChooseKernel(Product::kInt8, 3, 9, rows, Isa::kAvx512Vnni).name, "scalar_int8");
   }
 }
+
+TEST(ChooseKernel, AmxFromNineRowsAndInt4From32) {
+  if (!HasIsa(Isa::kAmx)) GTEST_SKIP() << "not run: this machine has no amx";
+  const auto name = [](Product product, int64_t slice, int64_t k, int64_t rows) {
+    return std::string(ChooseKernel(product, slice, k, rows, Isa::kAmx).name);
+  };
+  EXPECT_EQ(name(Product::kInt8, 70, 70, 8), "avx512vnni_int8");
+  EXPECT_EQ(name(Product::kInt8, 70, 70, 9), "amx_int8");
+  EXPECT_EQ(name(Product::kInt8, 128, 256, 9), "amx_int8");
+  EXPECT_EQ(name(Product::kInt8, 32, 256, 256), "avx512vnni_int8") << "slices that are no whole tiles";
+  EXPECT_EQ(name(Product::kInt4, 128, 256, 31), "avx512vnni_int4");
+  EXPECT_EQ(name(Product::kInt4, 128, 256, 32), "amx_int4");
+  EXPECT_EQ(name(Product::kInt4, 64, 256, 256), "amx_int4");
+  EXPECT_EQ(name(Product::kInt4, 32, 256, 256), "avx512vnni_int4");
+  EXPECT_EQ(name(Product::kFloat, 64, 64, 256), "avx512vnni_float");
+}
 #elif defined(__aarch64__)
 TEST(ChooseKernel, NeonByRows) {
   EXPECT_STREQ(ChooseKernel(Product::kInt8, 3, 3, 1, Isa::kNeon).name, "neon_int8");

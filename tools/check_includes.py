@@ -28,7 +28,7 @@ ROOMS = {
     "probe": (r"tests/python/.*", {"public", "torch"}, r"[a-z_]+|torch/.*"),
     "emulation": (r"tests/emulation/.*", {"public", "core", "reference", "cpu", "isa", "tests", "emulation"},
                   rf"{STD}|gtest/.*|simde/.*|{INTRINSICS}"),
-    "tests": (r"tests/.*", {"public", "core", "reference", "cpu", "isa", "cuda", "tests"},
+    "tests": (r"tests/.*", {"public", "core", "reference", "cpu", "isa", "cuda", "tests", "emulation"},
               rf"{STD}|gtest/.*|{INTRINSICS}|xmmintrin\.h"),
 }
 # Single files with one outside header more than their room.

@@ -18,6 +18,7 @@ namespace {
 constexpr int64_t kMaxBlockRows = 256, kMinBlockRows = 64;
 constexpr int64_t kPlainKBlock = 2048;  // k of plain weights packed at once: 8 panels of 32 KiB stay in L2
 constexpr int kSpanPlain = kScalePairs;           // pairs: 64 columns of each half, so whole cache lines of [k, n] are read
+constexpr int kSpanTiles = 2;           // pairs: x of a stretch of k is read for two pairs before the next stretch's
 constexpr int kBlocksPerWorker = 4;     // from there on blocks are not split: stealing balances them
 constexpr int kTasksPerWorker = 8;
 constexpr double kBytesPerNs = 12, kMacsPerNs = 60;  // one core of the machines measured; only ratios matter
@@ -33,7 +34,7 @@ int64_t KBlock(const Problem& p, int64_t most) {
 }
 
 int64_t KBlockOf(const Problem& p, const Kernel& kernel, int64_t packed_rows) {
-  int64_t most = packed_rows > kernel.tile_m ? kernel.k_block : 0;
+  int64_t most = packed_rows > kernel.tile_m || kernel.widen ? kernel.k_block : 0;
   if (!p.w.packed.given() && (most == 0 || most > kPlainKBlock)) most = kPlainKBlock;
   if (kernel.slice_step == 1 && p.slice != p.k) return p.k;  // scalar slices may start within a line
   return KBlock(p, most);
@@ -41,8 +42,13 @@ int64_t KBlockOf(const Problem& p, const Kernel& kernel, int64_t packed_rows) {
 
 int64_t BlockRows(const Problem& p, Isa isa, int64_t group_rows, const Caches& caches) {
   const Kernel& kernel = ChooseKernel(p.product, p.slice, p.k, group_rows, isa);
-  const int64_t row_bytes = std::min(PaddedK(p.k), kernel.k_block ? kernel.k_block : p.k) * kernel.x_bytes;
-  int64_t most = std::clamp(caches.l2 / 2 / std::max<int64_t>(row_bytes, 1), kMinBlockRows, kMaxBlockRows);
+  // Between two pairs all of x is read once. Where a stretch takes longer than its x takes from L3, that much must stay in
+  // L2; tiles are too fast for L3 (124 cycles a tile, against 16 of a product) and need all of it there.
+  const int64_t stretch = kernel.k_block && !kernel.x_tiles ? std::min(p.k, int64_t{kernel.k_block}) : PaddedK(p.k);
+  const int64_t row_bytes = stretch * kernel.x_bytes;
+  int64_t most = caches.l2 / 2 / std::max<int64_t>(row_bytes, 1);
+  if (kernel.x_tiles) most -= most % kernel.tile_m;  // a quarter of three tiles may be idle otherwise
+  most = std::clamp(most, kMinBlockRows, kMaxBlockRows);
   if (p.expected_rows > 0) most = std::clamp(RoundUp(p.expected_rows, kMinBlockRows), kMinBlockRows, most);
   return most;
 }
@@ -81,6 +87,15 @@ void AddBlocks(const Problem& p, const RowRange& range, const Caches& caches, Pl
     block.results = block.row_max = -1;
     plan.blocks.push_back(block);
   }
+}
+
+/// Tiles that wait for several stretches of k: L2 gives x back only while little else passes through it (a Granite Rapids'
+/// 2 MiB behave like 1 MiB for cyclic reuse, which is what x of a block takes), so half as many passes over all of x.
+int SpanOf(const Problem& p, const Plan& plan) {
+  const auto waits = [&](const RowBlock& b) { return b.kernel->x_tiles && b.k_block < p.k; };
+  const bool tiles = std::any_of(plan.blocks.begin(), plan.blocks.end(), waits);
+  const int most = !p.w.packed.given() ? kSpanPlain : tiles ? kSpanTiles : 1;
+  return static_cast<int>(std::clamp<int64_t>(plan.pairs, 1, most));
 }
 
 /// Few blocks are split over pairs into tasks of about equal cost, at least 4 pairs each from 64 rows on, as every
@@ -239,8 +254,8 @@ Plan MakePlan(const Problem& problem, Isa isa, int workers, const Caches& caches
   plan.pairs = Pairs(problem.n);
   plan.assist_row = problem.epilogue.assist.given();
   if (problem.w.packed.given()) plan.promises = Promises(problem.w.packed);
-  plan.span = problem.w.packed.given() ? 1 : static_cast<int>(std::min<int64_t>(kSpanPlain, plan.pairs));
   for (const RowRange& range : problem.rows) AddBlocks(problem, range, caches, plan);
+  plan.span = SpanOf(problem, plan);
   Split(problem, plan);
   AddTasks(problem, plan);
   LayOutScratch(problem, plan);

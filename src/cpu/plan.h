@@ -50,7 +50,8 @@ struct Plan {
   int workers = 1;
   std::string workers_why;
   int64_t pairs = 0;
-  int span = 1;              // pairs prepared together: 1, or 4 where plain weights are packed on the way
+  int span = 1;              // pairs that take turns in every stretch of k: 4 where plain weights are packed on the way, 2
+                             // where tiles multiply several stretches, else 1
   bool assist_row = false;
   Promises promises;         // of packed weights
   std::vector<RowBlock> blocks;

@@ -163,10 +163,17 @@ Worker::PairLines Worker::Lines(const RowBlock& b, int64_t pair, int index, int6
 /// The panels of the next stretch, for kernels to fetch while they multiply this one again and again.
 void Worker::FindNext(const RowBlock& b, const Task& task, int64_t pair, PairLines* lines) const {
   if (!p_.w.packed.given()) return;
-  int64_t next_k = lines->first_k + b.k_block;
+  const int64_t end = task.first_pair + task.pairs, first = pair - (pair - task.first_pair) % plan_.span;
+  const int64_t span_end = std::min(first + plan_.span, end);
+  int64_t next_k = lines->first_k;
+  if (++pair == span_end) {
+    pair = first;
+    next_k += b.k_block;
+  }
   if (next_k >= p_.k) {
     next_k = 0;
-    if (++pair >= task.first_pair + task.pairs) return;
+    pair = span_end;
+    if (pair == end) return;
   }
   for (int h = 0; h < 2; ++h) {
     lines->next[h] = PanelAt(p_.w.packed, b.expert, 2 * pair + h) + next_k / LineK(p_.w.dtype) * kLineBytes;

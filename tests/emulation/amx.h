@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // AMX tiles on a machine without them: included before the first line of src/cpu/isa/amx.cc, whose tile intrinsics then
 // mean the functions below. What the processor would refuse (#GP, #UD) ends the process with a sentence; memory is read
-// and written row by row, so guard pages bound it as they would bound the processor. Checked by amx_test.
+// and written row by row, so guard pages bound it as they would bound the processor. Checked by amx_emulation_test.
 #pragma once
 
 #include <immintrin.h>

@@ -54,16 +54,19 @@ struct Fetch {
       _mm_prefetch(reinterpret_cast<const char*>(w[i % 2]) + i / 2 * kLineBytes, _MM_HINT_T1);
     }
   }
-  void Advance() { w[0] += kLines * kLineBytes, w[1] += kLines * kLineBytes; }
+  void Advance(int steps = 1) {
+    w[0] += steps * kLines * kLineBytes;
+    w[1] += steps * kLines * kLineBytes;
+  }
 };
 
-/// Where a call reads; one step further by Advance.
+/// Where a call reads.
 struct Operands {
   const int8_t* x[2];
   const uint8_t* w[2];
-  void Advance() {
-    x[0] += kTileBytes, x[1] += kTileBytes;
-    w[0] += kTileBytes, w[1] += kTileBytes;
+  void Advance(int steps = 1) {
+    x[0] += steps * kTileBytes, x[1] += steps * kTileBytes;
+    w[0] += steps * kTileBytes, w[1] += steps * kTileBytes;
   }
 };
 
@@ -134,6 +137,19 @@ void LastStep(Operands o, int k) {
   Step<kOver16>(o, Fetch<0>());
 }
 
+/// k of one slice, fetching in the first `fetching` steps. A function of its own with copies of its own: all pointers stay in
+/// registers, which they do not in the loop over slices (clang 14).
+template <bool kOver16, int kFetchLines>
+__attribute__((noinline)) void Product(const Operands& start, const Fetch<kFetchLines>& next, int k, int fetching) {
+  Operands o = start;
+  Fetch<kFetchLines> fetch = next;
+  const int steps = k / kTileK;
+  int step = 0;
+  for (; step < fetching; ++step, o.Advance(), fetch.Advance()) Step<kOver16>(o, fetch);
+  for (; step < steps; ++step, o.Advance()) Step<kOver16>(o, Fetch<0>());
+  if (k % kTileK != 0) LastStep<kOver16>(o, k % kTileK);
+}
+
 /// Sums of kSlices slices one after the other into the fp32 rows.
 template <int kSlices>
 void Fold(const int32_t* sums, const float* scales, bool first, int rows, float* acc) {
@@ -161,25 +177,20 @@ void Multiply(const GemmArgs& a, int fetches) {
   const int8_t* x = static_cast<const int8_t*>(a.x);
   Operands o = {{x, x + kTileRows * a.x_stride}, {a.w[0], a.w[1]}};
   Fetch<kFetchLines> fetch = {{a.prefetch[0], a.prefetch[1]}};
-  const auto product = [&] {
-    int step = 0;
-    const int steps = a.k / kTileK;
-    if constexpr (kFetchLines > 0) {
-      for (; step < steps && fetches > 0; ++step, --fetches, o.Advance(), fetch.Advance()) Step<kOver16>(o, fetch);
-    }
-    for (; step < steps; ++step, o.Advance()) Step<kOver16>(o, Fetch<0>());
-    if (a.k % kTileK != 0) LastStep<kOver16>(o, a.k % kTileK);
-  };
+  const int steps = a.k / kTileK;
   if (!a.scales) {
     StartSums<kOver16>(static_cast<const int32_t*>(a.acc), a.add);
-    product();
+    Product<kOver16>(o, fetch, a.k, fetches);
     return StoreSums<kOver16>(static_cast<int32_t*>(a.acc));
   }
   alignas(64) int32_t sums[2 * kSums];
-  for (int slice = 0; slice < a.slices; ++slice) {
+  for (int slice = 0; slice < a.slices; ++slice, o.Advance(steps)) {
+    const int fetching = fetches < steps ? fetches : steps;
     StartSums<kOver16>(sums, false);
-    product();
+    Product<kOver16>(o, fetch, a.k, fetching);
     StoreSums<kOver16>(sums + slice % 2 * kSums);
+    fetches -= fetching;
+    fetch.Advance(fetching);
     const float* scales = a.scales + (slice & ~1) * kPairColumns;
     const bool first = slice < 2 && !a.add;
     if (slice % 2 == 1) Fold<2>(sums, scales, first, a.rows, static_cast<float*>(a.acc));
