@@ -46,7 +46,8 @@ class Arm:
         if self.why_not:
             session.notes.append(f"64-bit Arm under qemu: {self.why_not}")
             return
-        settings = {"QGMM_TEST_SMALL": "1", "CTEST_PARALLEL_LEVEL": str(jobs())}
+        settings = {"QGMM_TEST_SMALL": "1", "QGMM_TEST_EMULATED": "neon,neondot,neoni8mm",
+                    "CTEST_PARALLEL_LEVEL": str(jobs())}
         session.ctest("64-bit Arm under qemu", "aarch64", label="emulated", QEMU_CPU="max", **settings)
         for cpu, others in LESSER.items():
             session.ctest(f"64-bit Arm under qemu, {cpu}", "aarch64", label="kernels", QEMU_CPU=cpu, GTEST_FILTER=others,
