@@ -3,6 +3,7 @@
 #include "cpu/isa/neon.h"
 
 #include "cpu/epilogue-inl.h"
+#include "cpu/isa/neon_fixed-inl.h"
 #include "cpu/isa/neon_gemm-inl.h"
 #include "cpu/isa/tables.h"
 #include "cpu/pack_x-inl.h"
@@ -29,6 +30,10 @@ constexpr Kernel kNeonFloatUnpacked = {.name = "neon_float_unpacked", .isa = Isa
                                        .tile_m = 6, .min_rows = 24, .slice_step = 4, .k_block = 256, .x_bytes = 4,
                                        .row_sums = false, .pack_x = PackXFloats<Neon>, .widened_bytes = 4 * kLineBytes,
                                        .widen = WidenToFloats, .gemm = ForRows<6, GemmFloats>};
+constexpr Kernel kNeonFixed = {.name = "neon_fixed", .isa = Isa::kNeon, .product = Product::kFixed16,
+                               .tile_m = 5, .min_rows = 1, .slice_step = 4, .k_block = 1024, .x_bytes = 2,
+                               .row_sums = false, .pack_x = PackXFixed<Neon, FixedInOrder>, .widened_bytes = 0,
+                               .widen = nullptr, .gemm = ForRows<5, GemmFixed>};
 constexpr Stages kNeonStages = MakeStages<Neon>(Isa::kNeon);
 
 }  // namespace qgmm::cpu
