@@ -15,11 +15,19 @@ import qgmm
 
 
 class Qgmm:
+    """qgmm: as a caller uses it who packs the weights once."""
+
+    precision = "strict"  # of operator B
+
     def __init__(self, stack, data):
         self.stack, self.data = stack, data
         self.name, self.fused, self.kernel = f"qgmm {qgmm.__version__}", FUSED[stack.operator], ""
+        if stack.operator == "B":
+            self.name += f" precision={self.precision}"
         if stack.operator != "quant":
-            self.packed = qgmm.pack_weight(data.weight, swiglu=stack.operator == "A")
+            if not hasattr(data, "packed"):
+                data.packed = qgmm.pack_weight(data.weight, swiglu=stack.operator == "A")
+            self.packed = data.packed
 
     def call(self, weight, x, x_scale, ends):
         scale = self.data.scale
@@ -27,7 +35,7 @@ class Qgmm:
         if self.stack.operator == "A":
             return qgmm.grouped_matmul_swiglu_quant(x, weight, scale, x_scale, ends, dequant_mode=mode)
         if self.stack.operator == "B":
-            return (qgmm.weight_quant_grouped_matmul(x, weight, scale, group_list=ends),)
+            return (qgmm.weight_quant_grouped_matmul(x, weight, scale, group_list=ends, precision=self.precision),)
         return (qgmm.grouped_matmul(x, weight, scale, ends, x_scale=x_scale, dequant_mode=mode),)
 
     def run(self, tokens):
@@ -44,11 +52,19 @@ class Qgmm:
         return judge.equals_reference(tokens, self.data, lambda *rows: self.call(self.data.weight, *rows), results)
 
 
+class QgmmFast(Qgmm):
+    """qgmm, operator B in fixed point: 16-bit integers instead of fp32 products; judged by the same bound."""
+
+    precision = "fast"
+
+
 def implementations(stack, data, capped):
     """qgmm first, then every rival that can do this stack, and sentences about those that cannot be had.
 
     A rival that fails to set itself up is a sentence too, not the end of the run."""
     found, notes = [Qgmm(stack, data)], []
+    if stack.operator == "B":
+        found.append(QgmmFast(stack, data))
     for make in (*rivals_torch.rivals(stack), *rivals_onnx.rivals(stack, capped, notes)):
         try:
             found.append(make(stack, data))

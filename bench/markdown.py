@@ -22,9 +22,9 @@ def cases(measurements):
         if m["operator"] in TITLES:
             found.setdefault(tuple(m[name] for name in IDENTITY), []).append(m)
     for part in found.values():
-        own = next((m for m in part if ours(m) and m["repeats"] and m["exact"] is True), None)
-        if own:
-            yield own, [m for m in part if not ours(m)]
+        for own in part:
+            if ours(own) and own["repeats"] and own["exact"] is True:
+                yield own, [m for m in part if not ours(m)]
 
 
 def against(own, rivals):

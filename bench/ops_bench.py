@@ -98,7 +98,8 @@ class Printer:
         self.file.flush()
         ours = m["implementation"].startswith("qgmm ")
         if ours:
-            self.ours = m
+            same = self.ours is not None and self.ours["case"] == m["case"]
+            self.ours = min((self.ours, m), key=lambda one: one["seconds"] or 1e9) if same else m
         if m["exact"] is not True and (ours or m["repeats"]):
             (self.wrong if m["repeats"] else self.failed).append(m)
         if m["operator"] == "call":  # its note has said everything

@@ -32,7 +32,7 @@ class Candidate:
 
     def __init__(self, implementation, tokens):
         self.implementation, self.times, self.error, self.exact, self.wanted = implementation, [], None, None, 0
-        self.kernel = implementation.kernel
+        self.kernel, self.ours = implementation.kernel, implementation.name.startswith("qgmm ")
         try:
             if hasattr(implementation, "prepare"):
                 implementation.prepare(tokens)
@@ -57,34 +57,34 @@ class Candidate:
         self.times.append(time.perf_counter() - start)
 
 
-def take_turns(candidates, tokens, roof, kind, repeats):
-    """Fills the times; returns the medians of the roofs candidates between them."""
-    reads, multiplies = [], []
-    for turn in range(max([one.wanted for one in candidates] + [FEWEST])):
-        if turn >= repeats:
-            break
+def take_turns(candidates, tokens, roof, kinds, repeats):
+    """Fills the times; returns the median of linear reads, and those of multiply loops by kind, measured between them."""
+    reads, multiplies = [], {kind: [] for kind in kinds}
+    for turn in range(min(repeats, max([one.wanted for one in candidates] + [FEWEST]))):
         first = turn % len(candidates)  # whoever comes after the roofs finds the caches empty: each in turn
         for one in candidates[first:] + candidates[:first]:
             if turn < one.wanted:
                 one.once(tokens)
         reads.append(roof.read())
-        multiplies.append(roof.multiply(kind) if kind else 0.0)
-    return statistics.median(reads), statistics.median(multiplies)
+        for kind, rates in multiplies.items():
+            rates.append(roof.multiply(kind) if kind else 0.0)
+    return statistics.median(reads), {kind: statistics.median(rates) for kind, rates in multiplies.items()}
 
 
 def measure(case, found, roof, repeats, process, seconds):
-    """Says the objects of one case, qgmm's first."""
+    """Says the objects of one case, ours first. Rivals are held against the roof of our first."""
     tokens = Tokens(case)
     candidates = [Candidate(implementation, tokens) for implementation in found]
     for one in candidates:
-        one.plan(seconds / len(candidates), repeats, FEWEST if one is candidates[0] else 0)
-    kind = "" if case.stack.operator == "quant" else instruction(candidates[0].kernel)
-    read, multiply = take_turns(candidates, tokens, roof, kind, repeats)
-    memory = case.moved_bytes / read  # the least a call can take, in nanoseconds
-    compute = case.macs / multiply if multiply > 0 else 0.0
-    bound, name = (memory, "memory") if memory > compute else (compute, "compute")
+        one.kind = "" if case.stack.operator == "quant" else instruction(one.kernel if one.ours else candidates[0].kernel)
+        one.plan(seconds / len(candidates), repeats, FEWEST if one.ours else 0)
+    read, multiplies = take_turns(candidates, tokens, roof, {one.kind for one in candidates}, repeats)
     s = case.stack
     for one in candidates:
+        multiply = multiplies[one.kind]
+        memory = case.moved_bytes / read  # the least a call can take, in nanoseconds
+        compute = case.macs / multiply if multiply > 0 else 0.0
+        bound, name = (memory, "memory") if memory > compute else (compute, "compute")
         times = {}
         if one.times:
             median, best = statistics.median(one.times) * 1e9, min(one.times) * 1e9
@@ -96,7 +96,7 @@ def measure(case, found, roof, repeats, process, seconds):
             slice=s.slice or s.k, offset=s.offset, cold=case.cold, implementation=one.implementation.name,
             kernel=one.kernel, fused=one.implementation.fused, roof=name, repeats=len(one.times),
             exact=one.exact if one.error is None else one.error, roof_read_gbyte_per_s=read,
-            roof_multiply_gmac_per_s=multiply, roof_instruction=kind, **times)
+            roof_multiply_gmac_per_s=multiply, roof_instruction=one.kind, **times)
 
 
 class Clock:
