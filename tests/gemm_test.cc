@@ -4,13 +4,16 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <limits>
 #include <random>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "cpu/isa/tables.h"
 #include "cpu/kernel.h"
 #include "cpu/plan.h"
 #include "gemm_tile.h"
@@ -264,6 +267,23 @@ TEST_P(FloatGemm, InfAndNanStayInTheirRow) {
         EXPECT_EQ(Bits(got), tile.Expected(i, c, 0, tile.k, 0)) << "row " << i << ", column " << c;
       }
     }
+  }
+}
+
+/// kAvx2WideUnpacked is "avx2_wide_unpacked": the table of ./run test relies on it.
+TEST(KernelTable, NamesFollowFromConstants) {
+#define QGMM_KERNEL(isa, kernel) {#kernel, kernel.name},
+#define QGMM_STAGES(isa, stages)
+  const std::pair<std::string, std::string> kRows[] = {
+#include "cpu/kernels.inc"
+  };
+#undef QGMM_KERNEL
+#undef QGMM_STAGES
+  for (const auto& [constant, name] : kRows) {
+    std::string plain = "k" + name, lower = constant;
+    std::erase(plain, '_');
+    for (char& c : lower) c = static_cast<char>(std::tolower(c));
+    EXPECT_EQ(lower, plain);
   }
 }
 

@@ -15,7 +15,7 @@ ENTRY = re.compile(r"- `([^`]+)`(?:: (.+))?$")
 def gtest_names(build: Path) -> list[str]:
     """binary:Suite.Name/parameters"""
     names = []
-    for source in (name for name in tree.files("_test.cc") if name.startswith("tests/")):
+    for source in (name for name in tree.files("_test.cc") if Path(name).parent == Path("tests")):
         binary = build / "tests" / Path(source).stem
         command = [str(binary), "--gtest_list_tests"]
         suite = ""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from checkout import BUILD, ROOT, child_environment
 from steps import begin, finish, made_from, run, step
-from toolchain import Compiler
+from toolchain import Compiler, simde_found
 
 GIB_PER_JOB = 1.0  # the largest translation unit takes about 0.6 GiB with g++ 12
 
@@ -41,7 +41,7 @@ def build(preset: str, compiler: Compiler, *, targets: tuple[str, ...] = (), **d
     if "release" in preset or preset in ("demo", "bench", "aarch64"):
         define.setdefault("QGMM_WERROR", "ON" if os.environ.get("QGMM_WERROR") == "1" else "OFF")
     inputs = {"compiler": str(compiler), "command": compiler.command, "root": str(ROOT), "define": define,
-              "presets": (ROOT / "CMakePresets.json").read_text()}
+              "simde": simde_found(), "presets": (ROOT / "CMakePresets.json").read_text()}
     stamp = f"configured-{preset}"
     if made_from(stamp) != inputs or not (folder / "build.ninja").exists():
         begin(stamp)

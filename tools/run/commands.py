@@ -5,6 +5,7 @@ import time
 
 import arm
 import checkout
+import emulation
 import environment
 import lint
 import sanitizers
@@ -32,12 +33,12 @@ def _set_up(*, tests: bool = False, bench: bool = False, presets: tuple[tuple[st
     return compiler
 
 
-def _lesser_isas() -> list[str]:
-    """Below the machine's best, weakest first; every test runs with the best, the operators' own with these too."""
+def _isas() -> list[str]:
+    """The machine's, weakest first."""
     isas = output_of([VENV_PYTHON, "-c", "import qgmm; print(*qgmm.machine()['isas'])"])
     if isas is None:
         raise Failure("the qgmm of .qgmm/venv does not import; ./run python -c 'import qgmm' says why")
-    return isas.split()[:-1]
+    return isas.split()
 
 
 def _no_arguments(name: str, words: list[str]) -> None:
@@ -68,14 +69,16 @@ def test(words: list[str]) -> int:
         session.pytest("Python tests", words)
         return session.close()
     other_machine = arm.Arm()
-    session.ctest("C++ tests", "release")
-    lesser = _lesser_isas()
+    session.show_rows = True
+    session.ctest("C++ tests", "release", without=emulation.LABEL)
+    lesser = _isas()[:-1]  # every test runs with the best, the operators' own with these too
     for isa in lesser:
         session.ctest(f"C++ tests, QGMM_MAX_ISA={isa}", "release", label="isa", QGMM_MAX_ISA=isa, QGMM_TEST_SMALL="1")
     session.pytest("Python tests", [ROOT / "tests" / "python"])
     for isa in lesser:
         session.pytest(f"Python tests, QGMM_MAX_ISA={isa}", [ROOT / "tests" / "python" / name for name in ISA_PYTHON],
                        QGMM_MAX_ISA=isa, QGMM_TEST_SMALL="1")
+    emulation.run(session, _isas())
     other_machine.run(session)
     session.pytest("installed package", [ROOT / "tests" / "package"])
     session.pytest("./run and its checks", [ROOT / "tests" / "tools"])

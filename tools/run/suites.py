@@ -4,10 +4,12 @@ import shutil
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from checkout import BUILD, ROOT, STATE, VENV_PYTHON, child_environment
+from rows import RowsRan
 from steps import show
 
 RESULTS = STATE / "results"
@@ -28,17 +30,21 @@ class Session:
     def __init__(self):
         self.suites: list[Suite] = []
         self.notes: list[str] = []  # what this machine or setting leaves out altogether
+        self.rows = RowsRan()
+        self.show_rows = False  # the table of kernel rows
 
-    def ctest(self, name: str, preset: str, *, label: str = "", wrapper: tuple[str, ...] = (),
-              **environment: str) -> None:
-        """Every binary of build/<preset>, or those with a label."""
+    def ctest(self, name: str, preset: str, *, label: str = "", without: str = "", wrapper: tuple[str, ...] = (),
+              emulated: bool = False, **environment: str) -> None:
+        """Every binary of build/<preset>, or those with a label, or without one. `emulated`: on a machine made of software."""
         results = self._results(name)
         command = [*wrapper, "ctest", "--test-dir", BUILD / preset, "--output-on-failure", "--no-tests=error"]
         if label:
             command += ["--label-regex", f"^{label}$"]
+        if without:
+            command += ["--label-exclude", f"^{without}$"]
         suite = self._show(name, command, child_environment(GTEST_OUTPUT=f"xml:{results}/", **environment))
         for report in sorted(results.glob("*.xml")):
-            _read_junit(report, suite)
+            _read_junit(report, suite, lambda test, failed: self.rows.count(test, failed=failed, emulated=emulated))
         crashed = _ctest_failures(BUILD / preset)
         if suite.status != 0 and suite.failed == 0:  # a binary that died has written no report
             suite.failed = max(1, crashed)
@@ -78,6 +84,8 @@ class Session:
                    for suite in self.suites for reason, count in sorted(suite.not_run.items())]
         for line in [*self.notes, *reasons]:
             print(f"not run: {line}")
+        if self.show_rows:
+            print("\n" + "\n".join(self.rows.lines()))
         passed = sum(suite.passed for suite in self.suites)
         failed = sum(suite.failed for suite in self.suites)
         skipped = sum(suite.not_run.total() for suite in self.suites)
@@ -90,16 +98,18 @@ def _ctest_failures(folder: Path) -> int:
     return len(log.read_text().splitlines()) if log.exists() else 0
 
 
-def _read_junit(report: Path, suite: Suite) -> None:
+def _read_junit(report: Path, suite: Suite, each: Callable = lambda test, failed: None) -> None:
     """Of pytest and of GoogleTest."""
     for test in ElementTree.parse(report).iter("testcase"):
         if test.get("status") == "notrun":  # GoogleTest: filtered out or disabled
             continue
+        failed = test.find("failure") is not None or test.find("error") is not None
+        each(test, failed)
         skipped = test.find("skipped")
         if skipped is not None:
             reason = skipped.get("message", "").strip().splitlines()  # GoogleTest: the place, then the words
             suite.not_run[reason[-1].removeprefix("not run: ") if reason else "no reason given"] += 1
-        elif test.find("failure") is not None or test.find("error") is not None:
+        elif failed:
             suite.failed += 1
         else:
             suite.passed += 1

@@ -77,6 +77,11 @@ def gtest_found() -> bool:
     return any(glob.glob(place) for place in places) or any(map(os.environ.get, ("GTest_ROOT", "CMAKE_PREFIX_PATH")))
 
 
+def simde_found() -> bool:
+    """Of Debian's libsimde-dev, which emulates AVX-512 for tests."""
+    return any(Path(place, "simde/x86/avx512.h").exists() for place in ("/usr/include", "/usr/local/include"))
+
+
 def _python_header_found(python: str) -> bool:
     include = output_of([python, "-c", "import sysconfig; print(sysconfig.get_path('include'))"])
     return bool(include) and Path(include, "Python.h").exists()
@@ -108,6 +113,8 @@ def install_missing(python: str, *, tests: bool, bench: bool = False) -> None:
         missing.append(("libgtest-dev", "GoogleTest is missing", tests))
     if debian.present() and shutil.which("pkg-config") is None:
         missing.append(("pkg-config", "pkg-config is missing", tests))
+    if debian.present() and not simde_found():
+        missing.append(("libsimde-dev", "SIMDe is missing", False))
     if bench and debian.present() and not Path("/usr/include/benchmark/benchmark.h").exists():
         missing.append(("libbenchmark-dev", "Google Benchmark is missing", True))
     if not missing:
