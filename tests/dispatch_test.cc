@@ -58,7 +58,7 @@ TEST(ChooseKernel, Avx512VnniAtAnyRows) {
   for (const int64_t rows : {3, 100}) {
     EXPECT_STREQ(ChooseKernel(Product::kInt8, 64, 128, rows, Isa::kAvx512Vnni).name, "avx512vnni_int8");
     EXPECT_STREQ(ChooseKernel(Product::kInt4, 64, 128, rows, Isa::kAvx512Vnni).name, "avx512vnni_int4");
-    EXPECT_STREQ(ChooseKernel(Product::kFloat, 9, 9, rows, Isa::kAvx512Vnni).name, "avx512vnni_float");
+    EXPECT_STREQ(ChooseKernel(Product::kFloat, 9, 9, rows, Isa::kAvx512Vnni).name, "avx512_float");
     EXPECT_STREQ(ChooseKernel(Product::kInt8, 3, 9, rows, Isa::kAvx512Vnni).name, "scalar_int8");
   }
 }
@@ -76,7 +76,7 @@ TEST(ChooseKernel, AmxFromNineRowsAndInt4From32) {
   EXPECT_EQ(name(Product::kInt4, 128, 256, 32), "amx_int4");
   EXPECT_EQ(name(Product::kInt4, 64, 256, 256), "amx_int4");
   EXPECT_EQ(name(Product::kInt4, 32, 256, 256), "avx512vnni_int4");
-  EXPECT_EQ(name(Product::kFloat, 64, 64, 256), "avx512vnni_float");
+  EXPECT_EQ(name(Product::kFloat, 64, 64, 256), "avx512_float");
 }
 #elif defined(__aarch64__)
 TEST(ChooseKernel, NeonByRows) {

@@ -77,6 +77,14 @@ bool MayUseTiles() {
 }
 #endif
 
+#if defined(__x86_64__)
+/// By the bit itself: __builtin_cpu_supports of GCC 12 and clang 14 does not know the name.
+bool HasAvxVnni() {
+  unsigned a = 0, b, c, d;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4) != 0;
+}
+#endif
+
 /// Of this machine, whatever kernels there are.
 bool ProcessorHas(Isa isa) {
 #if defined(__x86_64__)
@@ -90,6 +98,7 @@ bool ProcessorHas(Isa isa) {
   switch (isa) {
     case Isa::kScalar: return true;
     case Isa::kAvx2: return avx2;
+    case Isa::kAvxVnni: return avx2 && HasAvxVnni();
     case Isa::kAvx512: return avx512;
     case Isa::kAvx512Vnni: return avx512vnni;
     case Isa::kAmx: return avx512vnni && MayUseTiles();

@@ -12,7 +12,7 @@ namespace qgmm::cpu {
 namespace {
 
 /// int8 as it is, zeros behind k; row_sums of every slice if asked for.
-void PackXBytes(const PackXArgs& a) {
+[[maybe_unused]] void PackXBytes(const PackXArgs& a) {
   for (int i = 0; i < a.rows; ++i) {
     const int8_t* x = static_cast<const int8_t*>(a.x) + i * a.row_stride;
     int8_t* out = static_cast<int8_t*>(a.packed) + i * a.packed_stride;
@@ -27,6 +27,38 @@ void PackXBytes(const PackXArgs& a) {
       for (int64_t k = p * a.slice; k < (p + 1) * a.slice; ++k) sum += out[k];
       a.row_sums[i * (a.k / a.slice) + p] = sum;
     }
+  }
+}
+
+/// int16, each four k in the order 0 2 1 3: the order in which shifts split a line's bytes into pairs.
+[[maybe_unused]] void PackXShorts(const PackXArgs& a) {
+  for (int i = 0; i < a.rows; ++i) {
+    const int8_t* x = static_cast<const int8_t*>(a.x) + i * a.row_stride;
+    int16_t* out = static_cast<int16_t*>(a.packed) + i * a.packed_stride;
+    int64_t k = 0;
+    for (; k + 4 <= a.k; k += 4) {
+      out[k] = x[k * a.k_stride];
+      out[k + 1] = x[(k + 2) * a.k_stride];
+      out[k + 2] = x[(k + 1) * a.k_stride];
+      out[k + 3] = x[(k + 3) * a.k_stride];
+    }
+    std::memset(out + k, 0, static_cast<size_t>(a.padded_k - k) * sizeof(int16_t));
+    static constexpr int kOrder[4] = {0, 2, 1, 3};
+    for (int64_t rest = 0; k + rest < a.k; ++rest) out[k + kOrder[rest]] = x[(k + rest) * a.k_stride];
+  }
+}
+
+/// int8 with the sign bit flipped: x + 128 as unsigned; x of 0 behind k, where weights are 0.
+[[maybe_unused]] void PackXUnsigned(const PackXArgs& a) {
+  for (int i = 0; i < a.rows; ++i) {
+    const uint8_t* x = static_cast<const uint8_t*>(a.x) + i * a.row_stride;
+    uint8_t* out = static_cast<uint8_t*>(a.packed) + i * a.packed_stride;
+    if (a.k_stride == 1) {
+      for (int64_t k = 0; k < a.k; ++k) out[k] = x[k] ^ 128;
+    } else {
+      for (int64_t k = 0; k < a.k; ++k) out[k] = x[k * a.k_stride] ^ 128;
+    }
+    std::memset(out + a.k, 128, static_cast<size_t>(a.padded_k - a.k));
   }
 }
 

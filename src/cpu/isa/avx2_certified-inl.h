@@ -13,20 +13,6 @@
 namespace qgmm::cpu {
 namespace {
 
-/// int8 with the sign bit flipped: x + 128 as unsigned; x of 0 behind k, where weights are 0.
-void PackXUnsigned(const PackXArgs& a) {
-  for (int i = 0; i < a.rows; ++i) {
-    const uint8_t* x = static_cast<const uint8_t*>(a.x) + i * a.row_stride;
-    uint8_t* out = static_cast<uint8_t*>(a.packed) + i * a.packed_stride;
-    if (a.k_stride == 1) {
-      for (int64_t k = 0; k < a.k; ++k) out[k] = x[k] ^ 128;
-    } else {
-      for (int64_t k = 0; k < a.k; ++k) out[k] = x[k * a.k_stride] ^ 128;
-    }
-    std::memset(out + a.k, 128, static_cast<size_t>(a.padded_k - a.k));
-  }
-}
-
 /// Sums that start at -128 times the column's sum.
 template <int kRows>
 Sums<kRows> StartCertified(const GemmArgs& a) {

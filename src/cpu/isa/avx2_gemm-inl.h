@@ -66,24 +66,6 @@ struct Sums {
 inline __m256i EvenBytes(__m256i v) { return _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8); }
 inline __m256i OddBytes(__m256i v) { return _mm256_srai_epi16(v, 8); }
 
-/// int16, each four k in the order 0 2 1 3: the order in which shifts split a line's bytes into pairs.
-void PackXShorts(const PackXArgs& a) {
-  for (int i = 0; i < a.rows; ++i) {
-    const int8_t* x = static_cast<const int8_t*>(a.x) + i * a.row_stride;
-    int16_t* out = static_cast<int16_t*>(a.packed) + i * a.packed_stride;
-    int64_t k = 0;
-    for (; k + 4 <= a.k; k += 4) {
-      out[k] = x[k * a.k_stride];
-      out[k + 1] = x[(k + 2) * a.k_stride];
-      out[k + 2] = x[(k + 1) * a.k_stride];
-      out[k + 3] = x[(k + 3) * a.k_stride];
-    }
-    std::memset(out + k, 0, static_cast<size_t>(a.padded_k - k) * sizeof(int16_t));
-    static constexpr int kOrder[4] = {0, 2, 1, 3};
-    for (int64_t rest = 0; k + rest < a.k; ++rest) out[k + kOrder[rest]] = x[(k + rest) * a.k_stride];
-  }
-}
-
 /// int8 from packed lines. Per line and row 2 broadcasts, 4 vpmaddwd, 4 vpaddd; 6 shifts a line.
 template <int kRows>
 struct GemmWide {
