@@ -194,7 +194,7 @@ def full_cases():
 
 def smoke_cases():
     """Seconds: shows that the benchmark itself works."""
-    small = dict(model="small", experts=6, k=256, n=192)
+    small = dict(model="small", experts=6, k=256, n=256)
     return [
         *_cases(Stack("A", **small), (1, 16)),
         *_cases(Stack("A", **small), (16,), "zipf"),

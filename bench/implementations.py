@@ -3,10 +3,12 @@
 
     prepare(tokens)        inputs in the form it likes, outside the time; optional
     run(tokens)            one call, timed
-    verdict(tokens, y)     True, False; y is what run returned
+    verdict(tokens, y)     True, False, or why nobody can tell; y is what run returned
+    mac_factor             how many times the operator's multiply-adds it does; 1 if not given
     name, kernel, fused    whose it is, what runs, and what the time contains
 """
 import judge
+import rivals_kt
 import rivals_onnx
 import rivals_torch
 from rivals_torch import FUSED
@@ -65,7 +67,8 @@ def implementations(stack, data, capped):
     found, notes = [Qgmm(stack, data)], []
     if stack.operator == "B":
         found.append(QgmmFast(stack, data))
-    for make in (*rivals_torch.rivals(stack), *rivals_onnx.rivals(stack, capped, notes)):
+    for make in (*rivals_torch.rivals(stack), *rivals_onnx.rivals(stack, capped, notes),
+                 *rivals_kt.rivals(stack, capped)):
         try:
             found.append(make(stack, data))
         except Exception as error:

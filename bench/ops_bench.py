@@ -100,20 +100,24 @@ class Printer:
         if ours:
             same = self.ours is not None and self.ours["case"] == m["case"]
             self.ours = min((self.ours, m), key=lambda one: one["seconds"] or 1e9) if same else m
-        if m["exact"] is not True and (ours or m["repeats"]):
-            (self.wrong if m["repeats"] else self.failed).append(m)
+        if m["exact"] is False:
+            self.wrong.append(m)
+        elif m["exact"] is not True and ours:
+            self.failed.append(m)
         if m["operator"] == "call":  # its note has said everything
             return
         if not m["repeats"]:
             print(ROW.format(m["implementation"], "", "-", "-", "-", "", "", f"failed: {m['exact']}"), flush=True)
             return
         ratio = ""
-        if not ours and m["exact"] is True and self.ours["repeats"] and self.ours["exact"] is True:
-            value = m["seconds"] / self.ours["seconds"]
+        if not ours and m["exact"] is not False and self.ours["repeats"] and self.ours["exact"] is True:
+            rate = "gmac_per_s" if m["gmac_per_s"] else "gbyte_per_s"
+            value = self.ours[rate] / m[rate]
             self.ratios.setdefault((m["process"], m["implementation"]), []).append(value)
             ratio = f"{value:.2f} x"
+        verdict = {True: "exact", False: "WRONG"}.get(m["exact"]) or m["exact"].split(":")[0]
         few = "" if m["repeats"] >= 7 else f", repeats: {m['repeats']}"
-        words = f"{'exact' if m['exact'] is True else 'WRONG'}{few}"
+        words = f"{verdict}{few}"
         kernel = m["kernel"] + {"gemm": " (bare)", "gemm+weight scale": " (bare)"}.get(m["fused"], "")
         rates = [f"{m[name]:.1f}" if m[name] else "" for name in ("gmac_per_s", "best_gmac_per_s")]
         print(ROW.format(m["implementation"], kernel, *rates, f"{m['gbyte_per_s']:.1f}",
@@ -121,7 +125,7 @@ class Printer:
 
     def summary(self):
         """Prints the ratios; returns the number of our own answers that were wrong or failed."""
-        print("qgmm against exact rivals, by process (median, lowest, highest ratio):")
+        print("qgmm against rivals that were not wrong, by process (median, lowest, highest ratio):")
         for (process, name), values in sorted(self.ratios.items()):
             print(f"  {process:<5} {name:<31} {statistics.median(values):6.2f} {min(values):6.2f} {max(values):6.2f}"
                   f"   in {len(values)} cases")

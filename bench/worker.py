@@ -17,7 +17,7 @@ import packing
 import torch
 from data import Data, Tokens
 from machine import last_level_cache
-from record import measured, say
+from record import measured, say, take_standard_output
 from roof import Roof, instruction
 
 import qgmm
@@ -81,15 +81,16 @@ def measure(case, found, roof, repeats, process, seconds):
     read, multiplies = take_turns(candidates, tokens, roof, {one.kind for one in candidates}, repeats)
     s = case.stack
     for one in candidates:
-        multiply = multiplies[one.kind]
-        memory = case.moved_bytes / read  # the least a call can take, in nanoseconds
-        compute = case.macs / multiply if multiply > 0 else 0.0
+        multiply, factor = multiplies[one.kind], getattr(one.implementation, "mac_factor", 1)
+        macs, moved = case.macs * factor, case.moved_bytes * factor
+        memory = moved / read  # the least a call can take, in nanoseconds
+        compute = macs / multiply if multiply > 0 else 0.0
         bound, name = (memory, "memory") if memory > compute else (compute, "compute")
         times = {}
         if one.times:
             median, best = statistics.median(one.times) * 1e9, min(one.times) * 1e9
-            times = dict(gmac_per_s=case.macs / median, best_gmac_per_s=case.macs / best, seconds=median / 1e9,
-                         gbyte_per_s=case.moved_bytes / median, roof_share=bound / median)
+            times = dict(gmac_per_s=macs / median, best_gmac_per_s=macs / best, seconds=median / 1e9,
+                         gbyte_per_s=moved / median, roof_share=bound / median)
         measured(
             operator=s.operator, case=case.name, process=process, model=s.model, experts=s.experts, active=case.active,
             k=s.k, n=s.n, rows_per_expert=case.rows, groups=case.groups, distribution=s.distribution, weights=s.weights,
@@ -119,6 +120,7 @@ class Clock:
 def main():
     which, process, operators, repeats, limit = *sys.argv[1:3], sys.argv[3].split(","), int(sys.argv[4]), float(sys.argv[5])
     extras = sys.argv[6].split(",") if len(sys.argv) > 6 else []
+    take_standard_output()
     clock = Clock(limit)
     torch.manual_seed(4)
     threads = torch.get_num_threads()

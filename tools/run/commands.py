@@ -101,6 +101,7 @@ def bench(words: list[str]) -> int:
         script = {"plot": "plot.py", "table": "markdown.py"}[words[0]]
         return show([VENV_PYTHON, folder / script, *words[1:]])
     environment.ensure_optional("rivals", folder / "requirements.txt")
+    environment.ensure_optional("rivals apart", folder / "kt_requirements.txt", apart=checkout.STATE / "kt_kernel")
     return show([VENV_PYTHON, folder / "ops_bench.py", *words], env=child_environment(CXX=compiler.command))
 
 

@@ -64,7 +64,7 @@ def pinned() -> Path:
     return STATE / "constraints.txt" if linked else CONSTRAINTS
 
 
-def pip(*arguments: str, log: str, constraints: Path, env: dict | None = None) -> None:
+def pip(*arguments: str | Path, log: str, constraints: Path, env: dict | None = None) -> None:
     run([VENV_PYTHON, "-m", "pip", "install", "--constraint", constraints, *arguments], log, env=env)
 
 
@@ -146,9 +146,9 @@ def ensure_ruff() -> None:
     finish("ruff", {"wanted": wanted, "environment": made_from("environment")})
 
 
-def ensure_optional(name: str, requirements: Path) -> None:
+def ensure_optional(name: str, requirements: Path, apart: Path | None = None) -> None:
     """Packages that a command can do without, one by one; a package that does not install is named, and not tried again
-    until the list or the environment changes."""
+    until the list or the environment changes. `apart`: a folder of their own, without what they depend on."""
     lines = [line for line in requirements.read_text().splitlines() if line and line[0] != "#"]
     inputs = {"wanted": lines, "environment": made_from("environment")}
     if made_from(name) == inputs:
@@ -157,7 +157,8 @@ def ensure_optional(name: str, requirements: Path) -> None:
         package = line.split(">")[0]
         try:
             with step(package):
-                pip(line, log=package, constraints=pinned())
+                where = ["--target", apart, "--no-deps", "--upgrade"] if apart else []
+                pip(*where, line, log=package, constraints=pinned())
         except Failure:
             print(f"  {package} does not install here; it is left out (.qgmm/logs/{package}.log)", flush=True)
     finish(name, inputs)
