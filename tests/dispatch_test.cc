@@ -77,6 +77,8 @@ TEST(ChooseKernel, AmxFromNineRowsAndInt4From32) {
   EXPECT_EQ(name(Product::kInt4, 64, 256, 256), "amx_int4");
   EXPECT_EQ(name(Product::kInt4, 32, 256, 256), "avx512vnni_int4");
   EXPECT_EQ(name(Product::kFloat, 64, 64, 256), "avx512_float");
+  EXPECT_EQ(name(Product::kFixed16, 512, 1024, 9), "amx_fixed");
+  EXPECT_NE(name(Product::kFixed16, 512, 1024, 8), "amx_fixed");
 }
 #elif defined(__aarch64__)
 TEST(ChooseKernel, NeonByRows) {

@@ -63,15 +63,25 @@ inline int SetAside(float* v, int count, float limit, uint64_t* outliers, int32_
   return found;
 }
 
+/// Rows of X that packed x interleaves: 1, or Order::kTileRows.
+template <class Order>
+constexpr int TileRowsOf() {
+  if constexpr (requires { Order::kTileRows; }) return Order::kTileRows;
+  return 1;
+}
+
 /// X = rint(x / s), s = 2^(E - 14), E = floor(log2 of the largest |x| that is no outlier), at least -112. Order::Store
-/// writes the X of a slice (a multiple of 64, zeros behind k) as the kernel reads them.
+/// writes the X of a slice (a multiple of 64, zeros behind k) as the kernel reads them: in a row, or in tiles of 64 k, the
+/// high bytes of kTileRows rows, then their low bytes.
 template <class V, class Order>
 void PackXFixed(const PackXArgs& a) {
   const int64_t slices = (a.k + kFixedSlice - 1) / kFixedSlice;
   alignas(64) float v[kFixedSlice];
   for (int i = 0; i < a.rows; ++i) {
     const char* x = static_cast<const char*>(a.x) + i * a.row_stride * Bytes(a.dtype);
-    int16_t* out = static_cast<int16_t*>(a.packed) + i * a.packed_stride;
+    constexpr int kRows = TileRowsOf<Order>();
+    int16_t* out = static_cast<int16_t*>(a.packed) + i / kRows * kRows * a.packed_stride +
+                   i % kRows * (kPadK / 2);  // bytes of one row in a tile, in int16
     double sum = 0;
     a.fixed.counts[i] = 0;
     for (int64_t s = 0; s < slices; ++s) {
@@ -93,7 +103,7 @@ void PackXFixed(const PackXArgs& a) {
       int exponent = (highest >> 23) - 127;
       exponent = exponent < kLeastExponent ? kLeastExponent : exponent;
       a.fixed.scales[i * slices + s] = FromBits(static_cast<uint32_t>(exponent - 14 + 127) << 23);
-      Order::Store(v, padded, FromBits(static_cast<uint32_t>(14 - exponent + 127) << 23), out + first);
+      Order::Store(v, padded, FromBits(static_cast<uint32_t>(14 - exponent + 127) << 23), out + first * kRows);
     }
     if (a.x_sums) a.x_sums[i] = static_cast<float>(sum);
   }

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cpu/fixed-inl.h"
+#include "cpu/isa/avx2.h"
 #include "cpu/isa/tables.h"
 
 namespace qgmm::cpu {
@@ -16,7 +18,11 @@ constexpr int kAccStride = kPairColumns * static_cast<int>(sizeof(int32_t));
 constexpr int kSums = 2 * kTileRows * kPairColumns;  // of a call
 static_assert(kTileK == kPadK && kTileBytes == kTileK / 4 * kLineBytes);
 
-/// What ldtilecfg reads. Tiles 0 to 3: sums of rows 0..15 gate, up, rows 16..31 gate, up; 4, 5: x; 6, 7: gate, up.
+/// What the two tiles of x are: rows 0..15 and none, rows 0..15 and 16..31, or the high and the low bytes of 16 rows of
+/// int16, X = 256 * high + low, the low ones unsigned.
+enum class Form { k16Rows, k32Rows, kHighLow };
+
+/// What ldtilecfg reads. Tiles 0, 1: sums of the first tile of x, gate and up; 2, 3: of the second; 4, 5: x; 6, 7: gate, up.
 struct alignas(64) TileConfig {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
   uint16_t row_bytes[16] = {kTileK, kTileK, kTileK, kTileK, kTileK, kTileK, kTileK, kTileK};
@@ -64,17 +70,19 @@ struct Fetch {
 struct Operands {
   const int8_t* x[2];
   const uint8_t* w[2];
+  template <Form kForm>
   void Advance(int steps = 1) {
-    x[0] += steps * kTileBytes, x[1] += steps * kTileBytes;
+    constexpr int kXStep = (kForm == Form::kHighLow ? 2 : 1) * kTileBytes;
+    x[0] += steps * kXStep, x[1] += steps * kXStep;
     w[0] += steps * kTileBytes, w[1] += steps * kTileBytes;
   }
 };
 
 /// x0 w0 T w1 T x1 T T: 79-85 cycles from L1 on a Granite Rapids, no other of 400 orders was better; 64 are the four
 /// products' own.
-template <bool kOver16, class Fetch>
+template <Form kForm, class Fetch>
 inline __attribute__((always_inline)) void Step(const Operands& o, const Fetch& fetch) {
-  constexpr int kSpots = kOver16 ? 8 : 5;
+  constexpr int kSpots = kForm == Form::k16Rows ? 5 : 8;
   _tile_loadd(4, o.x[0], kTileK);
   fetch.template At<0, kSpots>();
   _tile_loadd(6, o.w[0], kTileK);
@@ -85,47 +93,50 @@ inline __attribute__((always_inline)) void Step(const Operands& o, const Fetch& 
   fetch.template At<3, kSpots>();
   _tile_dpbssd(1, 4, 7);
   fetch.template At<4, kSpots>();
-  if constexpr (kOver16) {
+  if constexpr (kForm != Form::k16Rows) {
     _tile_loadd(5, o.x[1], kTileK);
     fetch.template At<5, kSpots>();
-    _tile_dpbssd(2, 5, 6);
+    if constexpr (kForm == Form::k32Rows) _tile_dpbssd(2, 5, 6);
+    if constexpr (kForm == Form::kHighLow) _tile_dpbusd(2, 5, 6);
     fetch.template At<6, kSpots>();
-    _tile_dpbssd(3, 5, 7);
+    if constexpr (kForm == Form::k32Rows) _tile_dpbssd(3, 5, 7);
+    if constexpr (kForm == Form::kHighLow) _tile_dpbusd(3, 5, 7);
     fetch.template At<7, kSpots>();
   }
 }
 
-template <bool kOver16>
-void StartSums(const int32_t* acc, bool add) {
-  if (!add) {
-    _tile_zero(0);
-    _tile_zero(1);
-    if constexpr (kOver16) {
-      _tile_zero(2);
-      _tile_zero(3);
-    }
-    return;
+template <Form kForm>
+void ZeroSums() {
+  _tile_zero(0);
+  _tile_zero(1);
+  if constexpr (kForm != Form::k16Rows) {
+    _tile_zero(2);
+    _tile_zero(3);
   }
+}
+
+template <Form kForm>
+void LoadSums(const int32_t* acc) {
   _tile_loadd(0, acc, kAccStride);
   _tile_loadd(1, acc + kPanelColumns, kAccStride);
-  if constexpr (kOver16) {
+  if constexpr (kForm != Form::k16Rows) {
     _tile_loadd(2, acc + kTileRows * kPairColumns, kAccStride);
     _tile_loadd(3, acc + kTileRows * kPairColumns + kPanelColumns, kAccStride);
   }
 }
 
-template <bool kOver16>
+template <Form kForm>
 void StoreSums(int32_t* acc) {
   _tile_stored(0, acc, kAccStride);
   _tile_stored(1, acc + kPanelColumns, kAccStride);
-  if constexpr (kOver16) {
+  if constexpr (kForm != Form::k16Rows) {
     _tile_stored(2, acc + kTileRows * kPairColumns, kAccStride);
     _tile_stored(3, acc + kTileRows * kPairColumns + kPanelColumns, kAccStride);
   }
 }
 
 /// The last k of x, fewer than a tile has: lines behind the panel's are taken as zeros.
-template <bool kOver16>
+template <Form kForm>
 void LastStep(Operands o, int k) {
   alignas(64) uint8_t w[2][kTileBytes] = {};
   const size_t bytes = static_cast<size_t>((k + 3) / 4 * kLineBytes);
@@ -134,20 +145,20 @@ void LastStep(Operands o, int k) {
     o.w[h] = w[h];
   }
   StoresAreDone();
-  Step<kOver16>(o, Fetch<0>());
+  Step<kForm>(o, Fetch<0>());
 }
 
 /// k of one slice, fetching in the first `fetching` steps. A function of its own with copies of its own: all pointers stay in
 /// registers, which they do not in the loop over slices (clang 14).
-template <bool kOver16, int kFetchLines>
+template <Form kForm, int kFetchLines>
 __attribute__((noinline)) void Product(const Operands& start, const Fetch<kFetchLines>& next, int k, int fetching) {
   Operands o = start;
   Fetch<kFetchLines> fetch = next;
   const int steps = k / kTileK;
   int step = 0;
-  for (; step < fetching; ++step, o.Advance(), fetch.Advance()) Step<kOver16>(o, fetch);
-  for (; step < steps; ++step, o.Advance()) Step<kOver16>(o, Fetch<0>());
-  if (k % kTileK != 0) LastStep<kOver16>(o, k % kTileK);
+  for (; step < fetching; ++step, o.template Advance<kForm>(), fetch.Advance()) Step<kForm>(o, fetch);
+  for (; step < steps; ++step, o.template Advance<kForm>()) Step<kForm>(o, Fetch<0>());
+  if (k % kTileK != 0) LastStep<kForm>(o, k % kTileK);
 }
 
 /// Sums of kSlices slices one after the other into the fp32 rows.
@@ -170,25 +181,43 @@ void Fold(const int32_t* sums, const float* scales, bool first, int rows, float*
   }
 }
 
+/// 256 times the sums of high bytes, and those of low bytes, which lie 16 rows behind.
+void AddHighAndLow(const int32_t* sums, bool add, int rows, int32_t* acc) {
+  for (int i = 0; i < rows; ++i, sums += kPairColumns, acc += kPairColumns) {
+    for (int c = 0; c < kPairColumns; c += kPanelColumns) {
+      const __m512i high = _mm512_slli_epi32(_mm512_loadu_si512(sums + c), 8);
+      __m512i sum = _mm512_add_epi32(high, _mm512_loadu_si512(sums + kTileRows * kPairColumns + c));
+      if (add) sum = _mm512_add_epi32(sum, _mm512_loadu_si512(acc + c));
+      _mm512_storeu_si512(acc + c, sum);
+    }
+  }
+}
+
 /// One product of k after another, or slices that are folded two at a time: their fp32 rows are then loaded and stored
 /// half as often.
-template <bool kOver16, int kFetchLines>
+template <Form kForm, int kFetchLines>
 void Multiply(const GemmArgs& a, int fetches) {
   const int8_t* x = static_cast<const int8_t*>(a.x);
-  Operands o = {{x, x + kTileRows * a.x_stride}, {a.w[0], a.w[1]}};
+  Operands o = {{x, x + (kForm == Form::kHighLow ? kTileBytes : kTileRows * a.x_stride)}, {a.w[0], a.w[1]}};
   Fetch<kFetchLines> fetch = {{a.prefetch[0], a.prefetch[1]}};
-  const int steps = a.k / kTileK;
-  if (!a.scales) {
-    StartSums<kOver16>(static_cast<const int32_t*>(a.acc), a.add);
-    Product<kOver16>(o, fetch, a.k, fetches);
-    return StoreSums<kOver16>(static_cast<int32_t*>(a.acc));
-  }
   alignas(64) int32_t sums[2 * kSums];
-  for (int slice = 0; slice < a.slices; ++slice, o.Advance(steps)) {
+  const int steps = a.k / kTileK;
+  if constexpr (kForm == Form::kHighLow) {
+    ZeroSums<kForm>();
+    Product<kForm>(o, fetch, a.k, fetches);
+    StoreSums<kForm>(sums);
+    return AddHighAndLow(sums, a.add, a.rows, static_cast<int32_t*>(a.acc));
+  }
+  if (!a.scales) {
+    a.add ? LoadSums<kForm>(static_cast<const int32_t*>(a.acc)) : ZeroSums<kForm>();
+    Product<kForm>(o, fetch, a.k, fetches);
+    return StoreSums<kForm>(static_cast<int32_t*>(a.acc));
+  }
+  for (int slice = 0; slice < a.slices; ++slice, o.template Advance<kForm>(steps)) {
     const int fetching = fetches < steps ? fetches : steps;
-    StartSums<kOver16>(sums, false);
-    Product<kOver16>(o, fetch, a.k, fetching);
-    StoreSums<kOver16>(sums + slice % 2 * kSums);
+    ZeroSums<kForm>();
+    Product<kForm>(o, fetch, a.k, fetching);
+    StoreSums<kForm>(sums + slice % 2 * kSums);
     fetches -= fetching;
     fetch.Advance(fetching);
     const float* scales = a.scales + (slice & ~1) * kPairColumns;
@@ -201,19 +230,19 @@ void Multiply(const GemmArgs& a, int fetches) {
 /// kLines: packed lines per step, what prefetch_step counts by. Two row tiles or one wait for memory, whatever the tiles
 /// cost (below about 100 rows on a Granite Rapids: 17 GB/s a core against 2 KiB of weights per 85 cycles and row tile), so
 /// there all of the next stretch is fetched; from three on 4 lines per step.
-template <bool kOver16, int kLines>
+template <Form kForm, int kLines>
 void MultiplyFetching(const GemmArgs& a) {
   const int slices = a.scales ? a.slices : 1, bytes = kLines * a.prefetch_step;  // of each panel per step
   const int steps = a.k / kTileK * slices;
-  if (bytes == 0) return Multiply<kOver16, 0>(a, 0);
-  if (bytes == 16 * kLineBytes) return Multiply<kOver16, 16>(a, steps);
-  if (bytes == 8 * kLineBytes) return Multiply<kOver16, 8>(a, steps);
-  Multiply<kOver16, 2>(a, steps * bytes / (2 * kLineBytes) < steps ? steps * bytes / (2 * kLineBytes) : steps);
+  if (bytes == 0) return Multiply<kForm, 0>(a, 0);
+  if (bytes == 16 * kLineBytes) return Multiply<kForm, 16>(a, steps);
+  if (bytes == 8 * kLineBytes) return Multiply<kForm, 8>(a, steps);
+  Multiply<kForm, 2>(a, steps * bytes / (2 * kLineBytes) < steps ? steps * bytes / (2 * kLineBytes) : steps);
 }
 
 template <int kLines>
 void GemmTiles(const GemmArgs& a) {
-  a.rows > kTileRows ? MultiplyFetching<true, kLines>(a) : MultiplyFetching<false, kLines>(a);
+  a.rows > kTileRows ? MultiplyFetching<Form::k32Rows, kLines>(a) : MultiplyFetching<Form::k16Rows, kLines>(a);
 }
 
 /// Tiles of 16 rows x 64 k, those of the same rows in a row; zeros behind k.
@@ -234,6 +263,29 @@ void PackXTiles(const PackXArgs& a) {
     }
   }
 }
+
+/// X of 16 rows: tiles of their high bytes and of their low bytes, 64 k each.
+struct HighAndLow {
+  static constexpr int kTileRows = cpu::kTileRows;
+  static void Store(const float* v, int count, float inverse, int16_t* out) {
+    const __m256 factor = _mm256_set1_ps(inverse);
+    const __m256i low = _mm256_set1_epi16(0xFF);
+    uint8_t* bytes = reinterpret_cast<uint8_t*>(out);
+    const auto shorts = [&](const float* from) {  // to nearest even; the order of 128-bit lanes is put right below
+      return _mm256_packs_epi32(_mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(from), factor)),
+                                _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(from + 8), factor)));
+    };
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    for (int k = 0; k < count; k += 32) {
+      const __m256i first = shorts(v + k), second = shorts(v + k + 16);
+      const __m256i high_bytes = _mm256_packus_epi16(_mm256_srli_epi16(first, 8), _mm256_srli_epi16(second, 8));
+      const __m256i low_bytes = _mm256_packus_epi16(_mm256_and_si256(first, low), _mm256_and_si256(second, low));
+      uint8_t* to = bytes + k / kTileK * 2 * kTileBytes + k % kTileK;
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permutevar8x32_epi32(high_bytes, order));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + kTileBytes), _mm256_permutevar8x32_epi32(low_bytes, order));
+    }
+  }
+};
 
 /// A line of nibbles, the weight + 8, into two of signed bytes. tdpbsud would take them unsigned, but the -8 * sum(x) that
 /// sums must then start from is 64 stores and 4 tile loads per row tile and slice; two subtractions per line run beside
@@ -261,5 +313,11 @@ constexpr Kernel kAmxInt4 = {.name = "amx_int4", .isa = Isa::kAmx, .product = Pr
                              .k_block = 512, .x_bytes = 1, .x_tiles = true, .row_sums = false, .folds = true,
                              .pack_x = PackXTiles, .widened_bytes = 2 * kLineBytes, .widen = WidenNibbles,
                              .gemm = GemmTiles<8>, .enter = EnterTiles, .leave = LeaveTiles};
+
+constexpr Kernel kAmxFixed = {.name = "amx_fixed", .isa = Isa::kAmx, .product = Product::kFixed16, .panels = 2,
+                              .tile_m = kTileRows, .row_step = kTileRows, .min_rows = 9, .slice_step = kTileK,
+                              .k_block = 512, .x_bytes = 2, .x_tiles = true, .row_sums = false,
+                              .pack_x = PackXFixed<Avx2, HighAndLow>, .widened_bytes = 0, .widen = nullptr,
+                              .gemm = MultiplyFetching<Form::kHighLow, 16>, .enter = EnterTiles, .leave = LeaveTiles};
 
 }  // namespace qgmm::cpu
