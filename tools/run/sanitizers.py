@@ -8,7 +8,7 @@ import arm
 import debian
 import toolchain
 from build import build
-from checkout import ROOT, STATE, Failure, set_up_lock
+from checkout import BUILD, ROOT, STATE, VENV_PYTHON, Failure, set_up_lock
 from environment import torch_include
 from steps import output_of
 from suites import Session
@@ -69,6 +69,11 @@ def run_all() -> int:
         gcc = _gcc()
         stage = _sanitized_package(gcc)
     arm.compile_by(clang, session)
+    if (BUILD / "release" / "compile_commands.json").exists():
+        session.check("inner loops as clang compiles them",
+                      [VENV_PYTHON, ROOT / "tools" / "check_spills.py", BUILD / "release", clang.command])
+    else:
+        session.notes.append("inner loops as clang compiles them: ./run test has not set up build/release")
     # The thread sanitizer of older compilers fails under wide address randomisation.
     no_randomisation = ("setarch", "-R") if shutil.which("setarch") else ()
     session.ctest("C++ tests, address and undefined sanitizers", "asan", ASAN_OPTIONS=ASAN, UBSAN_OPTIONS=UBSAN,
