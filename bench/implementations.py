@@ -60,14 +60,20 @@ class QgmmFast(Qgmm):
     precision = "fast"
 
 
-def implementations(stack, data, capped):
+def own(found):
+    return [one for one in found if isinstance(one, Qgmm)]
+
+
+def implementations(stack, data, capped, thorough, alone=False):
     """qgmm first, then every rival that can do this stack, and sentences about those that cannot be had.
 
-    A rival that fails to set itself up is a sentence too, not the end of the run."""
+    `thorough`: slow ones too; `alone`: none. A rival that fails to set itself up is a sentence too, not the end of the run."""
     found, notes = [Qgmm(stack, data)], []
     if stack.operator == "B":
         found.append(QgmmFast(stack, data))
-    for make in (*rivals_torch.rivals(stack), *rivals_onnx.rivals(stack, capped, notes),
+    if alone:
+        return found, ["the time is over: rivals are left out"]
+    for make in (*rivals_torch.rivals(stack, thorough), *rivals_onnx.rivals(stack, capped, thorough, notes),
                  *rivals_kt.rivals(stack, capped)):
         try:
             found.append(make(stack, data))

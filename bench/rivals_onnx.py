@@ -124,7 +124,43 @@ class MatMulNBits(Experts):
         return judge.equals_scaled(tokens, self.data, t)
 
 
-def rivals(stack, capped, notes):
+class QMoE:
+    """ONNX Runtime QMoE: routing, gate, up, SwiGLU and down projection of fp32 tokens, in products of fp32."""
+
+    mac_factor = 1.5  # k n and k n / 2
+
+    def __init__(self, stack, data):
+        self.name, self.kernel = f"ONNX Runtime {onnxruntime.__version__}", "QMoE, 8 bits"
+        self.fused = "routing+whole feed-forward layer"
+        kinds, e, h = onnx.TensorProto, stack.experts, stack.n // 2
+        rows = torch.stack([w.t().contiguous() for w in data.weight])  # [e, n, k]
+        both = unsigned(rows.view(e, 2, h, stack.k).transpose(1, 2).contiguous())  # gate and up rows in turn
+        down = unsigned(rows[:, :h].transpose(1, 2).contiguous())
+        scales = data.scale.view(e, 2, h).transpose(1, 2).contiguous().view(e, 2 * h)
+        node = onnx.helper.make_node(
+            "QMoE", ["x", "router", "w1", "s1", "", "w2", "s2"], ["y"], domain="com.microsoft", k=1, expert_weight_bits=8,
+            activation_type="swiglu", swiglu_fusion=1, normalize_routing_weights=1, activation_alpha=1.0,
+            activation_beta=0.0)
+        self.session = session_of(
+            [node], [onnx.helper.make_tensor_value_info("x", kinds.FLOAT, [None, stack.k]),
+                     onnx.helper.make_tensor_value_info("router", kinds.FLOAT, [None, e])],
+            [("w1", both.view(e, 2 * h, stack.k).numpy(), kinds.UINT8), ("s1", scales.numpy(), kinds.FLOAT),
+             ("w2", down.numpy(), kinds.UINT8), ("s2", np.full((e, stack.k), 2.0**-14, np.float32), kinds.FLOAT)])
+
+    def prepare(self, tokens):
+        experts = torch.repeat_interleave(torch.arange(len(tokens.counts)), tokens.counts)
+        router = torch.full((len(experts), len(tokens.counts)), -50.0)
+        router[torch.arange(len(experts)), experts] = 50.0
+        tokens.moe = {"x": tokens.x.float().numpy(), "router": router.numpy()}
+
+    def run(self, tokens):
+        return self.session.run(None, tokens.moe)
+
+    def verdict(self, tokens, results):
+        return "not comparable: it multiplies in fp32, and includes routing and the down projection"
+
+
+def rivals(stack, capped, thorough, notes):
     """`notes` gets a sentence where there are none."""
     if stack.operator in ("B", "quant"):
         return []
@@ -135,5 +171,6 @@ def rivals(stack, capped, notes):
         notes.append("ONNX Runtime: left out: its instructions cannot be capped")
         return []
     if stack.weights == "int8":
-        return [MatMulInteger, MatMulIntegerOps]
+        layer = [QMoE] if thorough and stack.operator == "A" else []
+        return [MatMulInteger, MatMulIntegerOps, *layer]
     return [MatMulNBits] if stack.slice in SLICES else []

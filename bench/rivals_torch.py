@@ -159,9 +159,9 @@ def onednn_version():
     return match.group(1) if match else ""
 
 
-def rivals(stack):
+def rivals(stack, thorough):
     if stack.operator == "quant":
         return [QuantOps]
     if stack.operator == "B":
-        return [Int8Pack, Bf16Matmul, GroupedMm]
+        return [Int8Pack, GroupedMm, *([Bf16Matmul] if thorough else [])]
     return [IntMm, OneDnn, OneDnnOps] if stack.weights == "int8" else []  # none of torch's: int8 x int4 with slices

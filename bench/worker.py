@@ -135,12 +135,14 @@ def main():
             gc.collect()
             stack = case.stack
             say(event="prepare", title=stack.title, model=stack.model, experts=stack.experts, shape=stack.shape)
-            found, notes = implementations.implementations(stack, Data(stack), process != "best")
+            found, notes = implementations.implementations(stack, Data(stack), process != "best", which != "quick",
+                                                           clock.over())
             for note in [note for note in notes if note not in told]:
                 told.add(note)
                 say(event="note", text=note)
         say(event="case", text=f"[{number}/{len(cases)}] {case.name} per expert" + (", cold" if case.cold else ""))
-        measure(case, found, roof, repeats, process, clock.share(len(cases) - number + 1))
+        measure(case, implementations.own(found) if clock.over() else found, roof, repeats, process,
+                clock.share(len(cases) - number + 1))
     found = None
     gc.collect()
     for extra, module in (("calls", calls), ("packing", packing)):
