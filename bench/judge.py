@@ -60,6 +60,8 @@ def within_bound(tokens, data, y, c=1):
         right, scale = sample.scaled, sample.scale.abs()
         k = sample.x.shape[1]
         error = c * (min(k, 8 * math.sqrt(k)) + 8) * 2.0**-24 * scale * (sample.x.abs() @ sample.weight.abs())
+        steps = 2.0**-15 * sample.x.abs().amax(1, keepdim=True)  # of fixed point; allowed to everybody
+        error = error + steps * scale * sample.weight.abs().sum(0)
         exponent = (torch.frexp(right.abs() + error).exponent - 1).clamp(min=-126)
         allowed = error + torch.ldexp(torch.ones_like(right), exponent - 7) / 2
         if not ((y[sample.rows].double() - right).abs() <= allowed).all():

@@ -106,6 +106,8 @@ def bound_share(batch, weight, y, scale, offset=None, bias=None):
         k = x.shape[1]
         size = x.abs() @ w.abs() + d.abs() * x.abs().sum(1, keepdim=True)
         error = (min(k, 8 * math.sqrt(k)) + 8) * u * s.abs() * size + 2 * u * b.abs()
+        if y.dtype == torch.bfloat16:  # fixed point
+            error += 2.0**-15 * x.abs().amax(1, keepdim=True) * s.abs() * w.abs().sum(0)
         exponent = (torch.frexp(right.abs() + error).exponent - 1).clamp(min=smallest)
         allowed = error + torch.ldexp(torch.ones_like(right), exponent - bits) / 2
         share = ((y[start : start + count].double() - right).abs() / allowed).max().item()

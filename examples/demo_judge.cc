@@ -56,13 +56,16 @@ float FromBFloat16(const uint8_t* data, int64_t index) {
 /// error that an element of row `row` takes up.
 double ShareOfBound(const Case& c, const Experts& experts, int64_t expert, const uint8_t* x, const uint8_t* y) {
   const auto* w = reinterpret_cast<const int8_t*>(experts.plain.data()) + expert * c.k * c.n;
-  std::vector<double> sum(static_cast<size_t>(c.n)), magnitude(static_cast<size_t>(c.n));
+  std::vector<double> sum(static_cast<size_t>(c.n)), magnitude(static_cast<size_t>(c.n)), weights(sum.size());
+  double largest = 0;
   for (int64_t kk = 0; kk < c.k; ++kk) {
     const double value = FromBFloat16(x, kk);
+    largest = std::max(largest, std::abs(value));
     for (int64_t j = 0; j < c.n; ++j) {
       const double product = value * w[kk * c.n + j];
       sum[static_cast<size_t>(j)] += product;
       magnitude[static_cast<size_t>(j)] += std::abs(product);
+      weights[static_cast<size_t>(j)] += std::abs(w[kk * c.n + j]);
     }
   }
   const double k = static_cast<double>(c.k), u = 0x1p-24;
@@ -70,7 +73,9 @@ double ShareOfBound(const Case& c, const Experts& experts, int64_t expert, const
   for (int64_t j = 0; j < c.n; ++j) {
     const double scale = experts.scale[static_cast<size_t>(expert * c.n + j)];
     const double right = sum[static_cast<size_t>(j)] * scale;
-    const double e = (std::min(k, 8 * std::sqrt(k)) + 8) * u * std::abs(scale) * magnitude[static_cast<size_t>(j)];
+    const double steps = 0x1p-15 * largest * weights[static_cast<size_t>(j)];  // of fixed point
+    const double e =
+        std::abs(scale) * ((std::min(k, 8 * std::sqrt(k)) + 8) * u * magnitude[static_cast<size_t>(j)] + steps);
     const double ulp = std::ldexp(1.0, std::max(std::ilogb(std::abs(right) + e), -126) - 7);
     worst = std::max(worst, std::abs(FromBFloat16(y, j) - right) / (e + ulp / 2));
   }

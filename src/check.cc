@@ -166,9 +166,10 @@ void CheckWeightQuantOptions(const Call& call, const WeightQuantArgs& args) {
   }
 }
 
-/// Fixed point only on request.
+/// By default only where its error is small beside the rounding of y, which has x's dtype.
 bool FixedPoint(const WeightQuantArgs& args) {
-  return args.precision == Precision::kFast && args.x.dtype != DType::kFloat32;
+  if (args.x.dtype == DType::kBFloat16) return args.precision != Precision::kStrict;
+  return args.x.dtype == DType::kFloat16 && args.precision == Precision::kFast;
 }
 
 void CheckFloatX(const Call& call, Stage stage, const TensorView& x) {

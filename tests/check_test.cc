@@ -111,6 +111,29 @@ TEST(Check, Precision) {
   }
 }
 
+TEST(Check, PrecisionChoosesTheProduct) {
+  const auto product = [](DType x, Precision precision) {
+    D call;
+    call.x = Expanded(x, {32, 256});
+    call.scale = Expanded(kF32, {8, 128});
+    call.y = Untouchable(x, {32, 128});
+    call.weight = call.w;
+    call.precision = precision;
+    const Problem p = Checked(static_cast<const WeightQuantArgs&>(call));
+    EXPECT_EQ(p.slice, p.product == Product::kFixed16 ? 512 : 256);
+    return p.product;
+  };
+  EXPECT_EQ(product(DType::kBFloat16, Precision::kDefault), Product::kFixed16);
+  EXPECT_EQ(product(DType::kBFloat16, Precision::kFast), Product::kFixed16);
+  EXPECT_EQ(product(DType::kBFloat16, Precision::kStrict), Product::kFloat);
+  EXPECT_EQ(product(kF16, Precision::kDefault), Product::kFloat);
+  EXPECT_EQ(product(kF16, Precision::kFast), Product::kFixed16);
+  EXPECT_EQ(product(kF16, Precision::kStrict), Product::kFloat);
+  for (const Precision precision : {Precision::kDefault, Precision::kStrict, Precision::kFast}) {
+    EXPECT_EQ(product(kF32, precision), Product::kFloat);
+  }
+}
+
 TEST(Check, GroupListAbsent) {
   EXPECT_EQ(B([](D& c) { c.group_list = TensorView(); }), "group_list must be given when e is 8; got None");
   EXPECT_EQ(A([](C& c) { c.group_list = TensorView(); }), "group_list must be a tensor; got None");

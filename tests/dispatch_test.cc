@@ -51,12 +51,15 @@ TEST(ChooseKernel, Avx2ByRows) {
   EXPECT_STREQ(ChooseKernel(Product::kFloat, 7, 7, 2, Isa::kAvx2).name, "avx2_float_pair");
   EXPECT_STREQ(ChooseKernel(Product::kFloat, 7, 7, 3, Isa::kAvx2).name, "avx2_float");
   EXPECT_STREQ(ChooseKernel(Product::kFloat, 7, 7, 256, Isa::kAvx2).name, "avx2_float_unpacked");
+  EXPECT_STREQ(ChooseKernel(Product::kFixed16, kFixedSlice, 7, 1, Isa::kAvx2).name, "avx2_fixed");
+  EXPECT_STREQ(ChooseKernel(Product::kFixed16, kFixedSlice, 7168, 256, Isa::kAvx2).name, "avx2_fixed_unpacked");
 }
 
 TEST(ChooseKernel, Avx512VnniAtAnyRows) {
   if (!HasIsa(Isa::kAvx512Vnni)) GTEST_SKIP() << "not run: this machine has no avx512vnni";
   for (const int64_t rows : {3, 100}) {
     EXPECT_STREQ(ChooseKernel(Product::kInt8, 64, 128, rows, Isa::kAvx512Vnni).name, "avx512vnni_int8");
+    EXPECT_STREQ(ChooseKernel(Product::kFixed16, kFixedSlice, 7168, rows, Isa::kAvx512Vnni).name, "avx512vnni_fixed");
     EXPECT_STREQ(ChooseKernel(Product::kInt4, 64, 128, rows, Isa::kAvx512Vnni).name, "avx512vnni_int4");
     EXPECT_STREQ(ChooseKernel(Product::kFloat, 9, 9, rows, Isa::kAvx512Vnni).name, "avx512_float");
     EXPECT_STREQ(ChooseKernel(Product::kInt8, 3, 9, rows, Isa::kAvx512Vnni).name, "scalar_int8");

@@ -80,11 +80,14 @@ struct SwigluQuantArgs {
 };
 QGMM_EXPORT void GroupedMatmulSwigluQuant(const SwigluQuantArgs& args, Context& context);
 
+/// Which arithmetic operator B may use. kStrict: fp32. kFast: for 16-bit x, int16 with a power of two per row and 512 k,
+/// outliers apart, about twice as fast; docs/operators.md, section 8.2, has the formula and its bound. kDefault: that for
+/// bfloat16 x, where its error is small beside the rounding of y; strict for the others.
 enum class Precision : int { kDefault = 0, kStrict = 1, kFast = 2 };
 
 /// Operator B: 16-bit or fp32 tokens x int8 experts.
-///   P = sum over k of f(x[i,k]) * f(w[e,k,j]) in fp32, k ascending;   X = sum over k of f(x[i,k]) in fp64,
-///   rounded once, if offset is given
+///   P = sum over k of f(x[i,k]) * f(w[e,k,j]) in fp32, k ascending, or in fixed point (Precision)
+///   X = sum over k of f(x[i,k]) in fp64, rounded once, if offset is given
 ///   t = offset ? fma(offset[e,j], X, P) : P;   z = bias ? fma(scale[e,j], t, bias[e,j]) : scale[e,j] * t
 ///   y[i,j] = act(z), narrowed once to x's dtype. Rows in no group become zeros.
 struct WeightQuantArgs {
@@ -98,7 +101,7 @@ struct WeightQuantArgs {
   TensorView group_list;  // int64 or int32, 1 to e entries; may be absent if e == 1
   int64_t group_list_type = 0;
   int64_t act_type = 0;   // 0 none, 1 relu, 2 gelu_tanh, 4 fast_gelu, 5 silu
-  Precision precision = Precision::kDefault;  // all three run the strict kernel until there is another
+  Precision precision = Precision::kDefault;
   Spelling spelling = Spelling::kNative;
   TensorView y;           // out: x's dtype [m, n]
 };

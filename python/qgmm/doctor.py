@@ -83,6 +83,8 @@ def _within_bound(inputs: _Inputs, dtype: torch.dtype, weight) -> list[str]:
         exact = rows @ ((w + o) * s) + b
         size = rows.abs() @ w.abs() + o.abs() * rows.abs().sum(1, keepdim=True)
         error = (min(inputs.k, 8 * inputs.k**0.5) + 8) * unit * s.abs() * size + 2 * unit * b.abs()
+        if dtype == torch.bfloat16:  # fixed point
+            error += 2.0**-15 * rows.abs().amax(1, keepdim=True) * s.abs() * w.abs().sum(0)
         largest = exact.abs() + error
         info = torch.finfo(dtype)
         ulp = torch.exp2(torch.floor(torch.log2(largest.clamp_min(info.tiny)))) * info.eps

@@ -80,8 +80,8 @@ std::vector<std::string> Notes(const Problem& p, const Plan& plan) {
   }
   if (p.product == Product::kFixed16)
     notes.push_back("x runs as int16 with a power of two per 512 k; precision=\"strict\" sums in fp32, slower");
-  if (p.product == Product::kFloat && p.x.dtype == DType::kFloat16)
-    notes.push_back("precision=\"fast\" allows fixed-point kernels for float16 x");
+  if (p.product == Product::kFloat && p.x.dtype != DType::kFloat32)
+    notes.push_back("x is summed in fp32; precision=\"fast\" allows fixed point, about twice as fast");
   if (plan.isa < BestIsa())
     notes.push_back(std::string("the ISA is limited to ") + qgmm::Name(plan.isa) + "; this machine has " +
                     qgmm::Name(BestIsa()));

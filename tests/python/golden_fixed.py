@@ -11,7 +11,7 @@ BLOCK = 512
 
 
 def taken(dtype, precision):
-    return precision == "fast" and dtype != torch.float32
+    return dtype == torch.bfloat16 and precision != "strict" or dtype == torch.float16 and precision == "fast"
 
 
 def mean_magnitude(part):
