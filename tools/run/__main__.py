@@ -12,7 +12,8 @@ USAGE = """usage: ./run COMMAND
   demo          set everything up and run the main job: both operators on real shapes, judged by the reference
   test          set everything up and run all tests, C++ and Python; what did not run is listed with its reason
   bench [ARGS]  time the operations and the peers found on this machine (./run bench --help);
-                ./run bench gemm: every row of the kernel table alone
+                ./run bench --quick: six minutes; ./run bench gemm: every row of the kernel table alone;
+                ./run bench table FILE, plot FILE FOLDER: tables and drawings of what --json FILE wrote
   lint          sizes, include rules, ISA objects, the list of situations, Python style
   sanitize      the tests under the address, undefined behaviour and thread sanitizers (needs clang)
   python ARGS   run Python in the environment that was set up: ./run python script.py
