@@ -233,10 +233,12 @@ TEST(Plan, FewBlocksAreSplitManyAreNot) {
   draft.counts = {1};  // decode: one row
   EXPECT_GE(SoundPlan(draft, BestIsa(), 8).tasks.size(), 8u);
   EXPECT_EQ(SoundPlan(draft, BestIsa(), 1).tasks.size(), 1u) << "one worker has nobody to share with";
-  draft.counts.assign(32, 5);  // 4 blocks for each of 8 workers: stealing balances them
-  EXPECT_EQ(SoundPlan(draft, BestIsa(), 8).tasks.size(), 32u);
-  draft.counts.assign(31, 5);
-  EXPECT_GT(SoundPlan(draft, BestIsa(), 8).tasks.size(), 31u);
+  draft.counts.assign(8 * 48, 5);  // 48 blocks for each of 8 workers: stealing balances them
+  EXPECT_EQ(SoundPlan(draft, BestIsa(), 8).tasks.size(), 8u * 48);
+  draft.counts.assign(8 * 20, 64);  // many rows: a split block's results pass through memory
+  EXPECT_EQ(SoundPlan(draft, BestIsa(), 8).tasks.size(), 8u * 20);
+  draft.counts.assign(8 * 4, 5);
+  EXPECT_GT(SoundPlan(draft, BestIsa(), 8).tasks.size(), 8u * 16);
 }
 
 TEST(Plan, ALargeGroupAmongSmallOnesGetsMoreTasks) {
@@ -247,9 +249,6 @@ TEST(Plan, ALargeGroupAmongSmallOnesGetsMoreTasks) {
   ASSERT_EQ(plan.blocks.size(), 3u);
   EXPECT_GT(plan.blocks[1].tasks, 4 * plan.blocks[0].tasks);
   EXPECT_EQ(plan.blocks[0].tasks, plan.blocks[2].tasks);
-  for (const Task& t : plan.tasks) {
-    EXPECT_TRUE(t.block != 1 || t.pairs >= 4) << "every task of many rows packs them for itself";
-  }
 }
 
 TEST(Plan, PlainWeightsAreSplitBySpans) {
@@ -282,7 +281,7 @@ TEST(Plan, EightOf1024ExpertsActive) {
   draft.k = 2048, draft.n = 1536;
   const Plan plan = SoundPlan(draft, BestIsa(), 2);
   ASSERT_EQ(plan.blocks.size(), 8u) << "experts without rows cost nothing";
-  EXPECT_EQ(plan.tasks.size(), 8u);
+  EXPECT_GT(plan.tasks.size(), 16u) << "two workers end together";
   for (const RowBlock& b : plan.blocks) EXPECT_EQ(active.count(b.expert), 1u);
 }
 

@@ -19,9 +19,11 @@ constexpr int64_t kMaxBlockRows = 256, kMinBlockRows = 64;
 constexpr int64_t kPlainKBlock = 2048;  // k of plain weights packed at once: 8 panels of 32 KiB stay in L2
 constexpr int kSpanPlain = kScalePairs;           // pairs: 64 columns of each half, so whole cache lines of [k, n] are read
 constexpr int kSpanTiles = 2;           // pairs: x of a stretch of k is read for two pairs before the next stretch's
-constexpr int kBlocksPerWorker = 4;     // from there on blocks are not split: stealing balances them
-constexpr int kTasksPerWorker = 8;
-constexpr double kBytesPerNs = 12, kMacsPerNs = 60;  // one core of the machines measured; only ratios matter
+// Of 128 workers one at half speed ends within 5 % of the others with 64 tasks each, within 20 % with 8 (in simulation).
+// Blocks of so small a part of a share are left whole: a split block's results pass through memory, 7 % of 256 rows at k 2048.
+constexpr int kTasksPerWorker = 64, kWholePerWorker = 16, kSmallPerWorker = 40;
+constexpr double kTaskNs = 20000;
+constexpr double kBytesPerNs = 12, kMacsPerNs = 120;  // one core of the machines measured; only ratios matter
 
 int64_t RoundUp(int64_t v, int64_t step) { return (v + step - 1) / step * step; }
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -98,17 +100,18 @@ int SpanOf(const Problem& p, const Plan& plan) {
   return static_cast<int>(std::clamp<int64_t>(plan.pairs, 1, most));
 }
 
-/// Few blocks are split over pairs into tasks of about equal cost, at least 4 pairs each from 64 rows on, as every
-/// worker that takes one packs x for itself.
+/// Blocks that are more than a small part of a worker's share are split over pairs into tasks of about equal cost, worth
+/// kTaskNs at least where everyone has eight of them. Tasks of a block lie side by side in the list, so that whoever owns them packs x once.
 void Split(const Problem& p, Plan& plan) {
-  if (plan.workers == 1 || static_cast<int64_t>(plan.blocks.size()) >= int64_t{kBlocksPerWorker} * plan.workers) return;
+  if (plan.workers == 1) return;
   double total = 0;
   for (const RowBlock& b : plan.blocks) total += Cost(p, b.packed_rows);
+  const double share = total / plan.workers, task = std::max(std::min(kTaskNs, share / 8), share / kTasksPerWorker);
   for (RowBlock& b : plan.blocks) {
-    const int64_t least = b.rows >= kMinBlockRows ? 4 : 1;
-    const double share = Cost(p, b.packed_rows) / total * kTasksPerWorker * plan.workers;
-    const int64_t most = std::max<int64_t>(1, plan.pairs / std::max<int64_t>(least, plan.span));
-    b.tasks = static_cast<int>(std::clamp<int64_t>(std::llround(share), 1, most));
+    const int whole = b.rows >= kMinBlockRows ? kWholePerWorker : kSmallPerWorker;
+    if (Cost(p, b.packed_rows) * whole <= share) continue;
+    const int64_t most = std::max<int64_t>(1, plan.pairs / plan.span);
+    b.tasks = static_cast<int>(std::clamp<int64_t>(std::llround(Cost(p, b.packed_rows) / task), 1, most));
     if (b.tasks == 1 || p.epilogue.finish != Finish::kSwigluQuant) continue;
     b.results = static_cast<int64_t>(plan.shared_bytes);
     plan.shared_bytes += RoundUp(plan.pairs * b.rows * kPanelColumns * sizeof(float), 64);
