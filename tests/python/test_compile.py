@@ -258,6 +258,7 @@ def opchecked():
         qgmm.dynamic_quant(b[0], dst_type=16, smooth_scales=cases.uniform(rng, 24))
         qgmm.pack_weight(a8[1], swiglu=True)
         qgmm.pack_weight(list(a4[1]))
+        packed_a.certified(True)
         storage = qgmm.to_fractal_nz(a8[1], torch.int8)
         qgmm.from_fractal_nz(storage, 24, 16, torch.int8)
         packed_b.unpack()
