@@ -101,7 +101,8 @@ int SpanOf(const Problem& p, const Plan& plan) {
 }
 
 /// Blocks that are more than a small part of a worker's share are split over pairs into tasks of about equal cost, worth
-/// kTaskNs at least where everyone has eight of them. Tasks of a block lie side by side in the list, so that whoever owns them packs x once.
+/// kTaskNs at least where everyone has eight of them. Tasks of a block lie side by side in the list, so that whoever owns
+/// them packs x once.
 void Split(const Problem& p, Plan& plan) {
   if (plan.workers == 1) return;
   double total = 0;
