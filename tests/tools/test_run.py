@@ -196,8 +196,8 @@ def test_rows_of_other_instruction_sets_are_one_line(state, capsys):
     session = suites.Session()
     suite = suites.Suite("C++ tests", passed=1)
     session.suites.append(suite)
-    suite.not_run.update({"amx_int8 needs amx, this run has avx2": 9, "amx_int4 needs amx": 2, "avx2 stages, this run has scalar": 1,
-                          "slices need more memory": 4})
+    suite.not_run.update({"amx_int8 needs amx, this run has avx2": 9, "amx_int4 needs amx": 2,
+                          "avx2 stages, this run has scalar": 1, "slices need more memory": 4})
     assert session.close() == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not run")]
     assert lines == ["not run: C++ tests: rows and stages of other instruction sets (12 tests)",
