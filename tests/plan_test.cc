@@ -17,7 +17,7 @@ namespace qgmm::cpu {
 namespace {
 
 constexpr Caches kCaches = {1 << 20, 32 << 20};
-const uint8_t kByte = 0;
+const uint8_t kByte[kHeaderBytes] = {};  // a header of zeros: no certificates
 
 /// A problem without tensors: plans never look at values.
 struct Draft {
@@ -42,9 +42,9 @@ struct Draft {
     p.w.e = p.e, p.w.k = k, p.w.n = n;
     p.w.dtype = product == Product::kInt4 ? DType::kInt4 : DType::kInt8;
     p.w.paired = finish == Finish::kSwigluQuant;
-    if (packed) p.w.packed.data = &kByte;
+    if (packed) p.w.packed.data = kByte;
     p.epilogue.finish = finish;
-    if (assist) p.epilogue.assist.data = &kByte;
+    if (assist) p.epilogue.assist.data = kByte;
     return p;
   }
 };

@@ -310,7 +310,7 @@ void Worker::MultiplyTiles(const RowBlock& b, const PairLines& lines, int row, i
       args.acc = acc + r * kPairColumns + h * kPanelColumns;
       SetPrefetch(b, kernel, lines, h, row + r, &args);
       if (args.prefetch_step < kLineBytes) {  // several tiles share the next stretch, each slice a part of their part
-        for (const uint8_t*& next : args.prefetch) next += line * args.prefetch_step;
+        for (int i = 0; i < kernel.panels; ++i) args.prefetch[i] += line * args.prefetch_step;
       }
       kernel.gemm(args);
     }
