@@ -40,6 +40,7 @@ class KtKernel:
     """kt-kernel: gate, up, SwiGLU and down projection in int8, one expert per row."""
 
     mac_factor = 1.5  # k n and k n / 2
+    spins = True
 
     def __init__(self, stack, data, capped=False):
         found = load(capped)
