@@ -49,8 +49,8 @@ void OnEightThreads(Body body) {
   OnThreads(8, [](int index, void* state) { (*static_cast<Body*>(state))(index); }, &body, nullptr);
 }
 
-void DrainByEight(const std::vector<int32_t>& bounds) {
-  Queue queue(bounds);
+void DrainByEight(const std::vector<int32_t>& bounds, int nodes = 1) {
+  Queue queue(bounds, nodes);
   Counts counts(bounds.back());
   OnEightThreads([&](int worker) {
     for (int t = queue.Take(worker); t >= 0; t = queue.Take(worker)) counts.Add(t);
@@ -154,6 +154,21 @@ TEST(Queue, StealsFromTheBackOfTheRichest) {
   EXPECT_EQ(queue.Take(0), 2);   // 3, 3, 2: the first of the richest
   EXPECT_EQ(queue.Take(0), 6);   // 2, 3, 2
   EXPECT_EQ(queue.Take(1), 0);
+  EXPECT_EQ(queue.Take(3), 10);
+}
+
+TEST(Queue, TwoAndFourNodesGiveEveryTaskOnce) {
+  for (const int nodes : {2, 4}) {
+    for (int repeat = 0; repeat < 20; ++repeat) DrainByEight(EvenBounds(8, 1000), nodes);
+    DrainByEight({0, 0, 0, 0, 0, 0, 0, 500, 500}, nodes);
+  }
+}
+
+TEST(Queue, StealsFromItsOwnNodeFirst) {
+  Queue queue(std::vector<int32_t>{0, 0, 2, 10, 12}, 2);  // workers 0 and 1 of node 0
+  EXPECT_EQ(queue.Take(0), 1);
+  EXPECT_EQ(queue.Take(0), 0);
+  EXPECT_EQ(queue.Take(0), 9) << "nothing left there: from the richest of all";
   EXPECT_EQ(queue.Take(3), 10);
 }
 

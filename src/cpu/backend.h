@@ -12,16 +12,23 @@
 
 namespace qgmm::cpu {
 
+struct Topology;  // numa.h
+
 /// `residual_capacity`: of certify.h; 0: no certificates.
 int64_t PackedBytes(const Weights& weights, int64_t residual_capacity);
 PackedWeight Pack(const Weights& weights, int64_t residual_capacity, uint8_t* out, Context& context);
+PackedWeight Pack(const Weights& weights, int64_t residual_capacity, uint8_t* out, Context& context,
+                  const Topology& topology);
 int64_t CertifiedBytes(const PackedWeight& weight, int64_t residual_capacity);
 PackedWeight Certify(const PackedWeight& weight, int64_t residual_capacity, uint8_t* out, Context& context);
+PackedWeight Certify(const PackedWeight& weight, int64_t residual_capacity, uint8_t* out, Context& context,
+                     const Topology& topology);
 
 /// Places in a panel's residual list: of checked arguments (kYes wants int8). 0: no certificates.
 int64_t ResidualCapacity(DType dtype, int64_t k, Certification certify, double max_residuals);
 
 void Run(const Problem& problem, Context& context);
+void Run(const Problem& problem, Context& context, const Topology& topology);
 void Run(const DynamicQuantProblem& problem, Context& context);
 std::string Explain(const Problem& problem, Context& context);  // JSON
 std::string MachineReport(Context& context);                    // JSON

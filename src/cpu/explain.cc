@@ -132,6 +132,7 @@ std::string Explain(const Problem& p, Context& context) {
       .Add("split_blocks", split)
       .Add("tasks", static_cast<int64_t>(plan.tasks.size()));
   json.Add("workers", static_cast<int64_t>(plan.workers)).Add("workers_why", plan.workers_why);
+  json.Add("numa_nodes", static_cast<int64_t>(plan.nodes));
   json.Add("workspace_bytes", static_cast<int64_t>(plan.workspace_bytes())).Add("expected_rows", p.expected_rows);
   return json.Add("notes", Notes(p, plan)).Text();
 }
@@ -154,6 +155,7 @@ std::string MachineReport(Context& context) {
   json.Add("team", context.parallel_for ? "the caller's pool" : DefaultTeam().name);
   json.Add("workers", static_cast<int64_t>(workers)).Add("workers_why", why);
   json.Add("cpus_affinity", static_cast<int64_t>(AffinityCpus())).Add("cpus_quota", static_cast<int64_t>(QuotaCpus()));
+  json.Add("numa_nodes", static_cast<int64_t>(MachineTopology().nodes));
   json.Add("l2_bytes", DetectCaches().l2).Add("l3_bytes", DetectCaches().l3);
   json.Add("huge_pages", HugePageSetting());
   return json.Add("kernels", rows).Text();

@@ -10,6 +10,7 @@
 #include "cpu/backend.h"
 #include "cpu/certify.h"
 #include "cpu/huge_pages.h"
+#include "cpu/numa.h"
 #include "cpu/plan.h"
 #include "cpu/team.h"
 
@@ -198,6 +199,22 @@ void FinishPanel(const PackedHeader& header, int64_t index, uint8_t* out, int32_
   std::memcpy(out + header.column_sums_offset() + index * kPanelColumns * 4, sums, kPanelColumns * 4);
 }
 
+/// What one worker packs: spans [begin, end), counted expert by expert, of a node's panels. Memory belongs to the node that
+/// first writes it, so this is where packed weights come to lie.
+struct Part {
+  int64_t first_panel, panels, spans, begin, end;  // panels of every expert, spans of `wide` panels each
+
+  Part(int worker, int workers, int nodes, int64_t experts, int64_t pairs, int64_t wide) {
+    const int node = NodeOfWorker(worker, workers, nodes), first = FirstWorker(node, workers, nodes);
+    const int count = FirstWorker(node + 1, workers, nodes) - first;
+    first_panel = 2 * FirstPair(node, pairs, nodes);
+    panels = 2 * FirstPair(node + 1, pairs, nodes) - first_panel;
+    spans = (panels + wide - 1) / wide;
+    begin = experts * spans * (worker - first) / count;
+    end = experts * spans * (worker - first + 1) / count;
+  }
+};
+
 }  // namespace
 
 void PackPanels(const Weights& weights, const PackSpan& span, const LineMakers& makers) {
@@ -222,6 +239,11 @@ int64_t PackedBytes(const Weights& w, int64_t residual_capacity) {
 }
 
 PackedWeight Pack(const Weights& w, int64_t residual_capacity, uint8_t* out, Context& context) {
+  return Pack(w, residual_capacity, out, context, MachineTopology());
+}
+
+PackedWeight Pack(const Weights& w, int64_t residual_capacity, uint8_t* out, Context& context,
+                  const Topology& topology) {
   const Layout layout = w.dtype == DType::kInt4 ? (w.paired ? Layout::kCpuInt4Paired : Layout::kCpuInt4)
                                                 : (w.paired ? Layout::kCpuInt8Paired : Layout::kCpuInt8);
   const PackedHeader header = MakeHeader(layout, w.e, w.k, w.n, residual_capacity);
@@ -235,17 +257,19 @@ PackedWeight Pack(const Weights& w, int64_t residual_capacity, uint8_t* out, Con
   const int team = WorkersFor(context, nullptr);
   const int64_t most = certify ? kCertifiedPanels : kStreamedPanels, each = w.e * panels / (kSpansPerWorker * team);
   const int64_t wide = std::clamp<int64_t>(each / kSpanStep * kSpanStep, kSpanStep, most);
-  const int64_t spans = (panels + wide - 1) / wide, all = w.e * spans;
-  const int workers = static_cast<int>(std::min<int64_t>(team, all));
-  ParallelFor(context, workers, [&](int worker) {
+  const int workers = static_cast<int>(std::min<int64_t>(team, w.e * ((panels + wide - 1) / wide)));
+  const int nodes = NodesFor(topology.nodes, workers, panels / 2);
+  Slots slots(workers, nodes);
+  ParallelFor(context, workers, [&](int index) {
+    const Part part(slots.Claim(index, topology), workers, nodes, w.e, panels / 2, wide);
     std::vector<int32_t> sums(static_cast<size_t>(wide * kPanelColumns));
-    for (int64_t i = all * worker / workers; i < all * (worker + 1) / workers; ++i) {
-      const int64_t expert = i / spans, first = i % spans * wide, count = std::min(wide, panels - first);
-      const int64_t index = expert * panels + first;
+    for (int64_t i = part.begin; i < part.end; ++i) {
+      const int64_t expert = i / part.spans, within = i % part.spans * wide, first = part.first_panel + within;
+      const int64_t count = std::min(wide, part.panels - within), place = expert * panels + first;
       std::fill(sums.begin(), sums.end(), 0);
-      PackPanels(w, {expert, first, count, 0, lines, out + kHeaderBytes + index * panel_bytes, panel_bytes, sums.data(), stream},
+      PackPanels(w, {expert, first, count, 0, lines, out + kHeaderBytes + place * panel_bytes, panel_bytes, sums.data(), stream},
                  makers);
-      for (int64_t p = 0; p < count; ++p) FinishPanel(header, index + p, out, sums.data() + p * kPanelColumns);
+      for (int64_t p = 0; p < count; ++p) FinishPanel(header, place + p, out, sums.data() + p * kPanelColumns);
     }
     if (stream && makers.drain) makers.drain();
   });
@@ -257,22 +281,31 @@ int64_t CertifiedBytes(const PackedWeight& weight, int64_t residual_capacity) {
 }
 
 PackedWeight Certify(const PackedWeight& weight, int64_t residual_capacity, uint8_t* out, Context& context) {
+  return Certify(weight, residual_capacity, out, context, MachineTopology());
+}
+
+PackedWeight Certify(const PackedWeight& weight, int64_t residual_capacity, uint8_t* out, Context& context,
+                     const Topology& topology) {
   const PackedHeader header = MakeHeader(weight.layout, weight.e, weight.k, weight.n, residual_capacity);
   AskForHugePages(out, static_cast<size_t>(header.bytes));
   std::memcpy(out, &header, sizeof(header));
   const int64_t panels = 2 * Pairs(weight.n), all = weight.e * panels, panel_bytes = PanelBytes(header.dtype(), header.k);
   const Promises promises(weight);
   const int workers = static_cast<int>(std::min<int64_t>(WorkersFor(context, nullptr), all));
-  ParallelFor(context, workers, [&](int worker) {
-    for (int64_t i = all * worker / workers; i < all * (worker + 1) / workers; ++i) {
-      uint8_t* panel = out + kHeaderBytes + i * panel_bytes;
-      std::memcpy(panel, PanelAt(weight, i / panels, i % panels), static_cast<size_t>(panel_bytes));
-      const PanelPromise promise = promises.Of(i / panels, i % panels);
+  const int nodes = NodesFor(topology.nodes, workers, panels / 2);
+  Slots slots(workers, nodes);
+  ParallelFor(context, workers, [&](int index) {
+    const Part part(slots.Claim(index, topology), workers, nodes, weight.e, panels / 2, 1);
+    for (int64_t i = part.begin; i < part.end; ++i) {
+      const int64_t expert = i / part.spans, first = part.first_panel + i % part.spans;
+      uint8_t* panel = out + kHeaderBytes + (expert * panels + first) * panel_bytes;
+      std::memcpy(panel, PanelAt(weight, expert, first), static_cast<size_t>(panel_bytes));
+      const PanelPromise promise = promises.Of(expert, first);
       RestoreLines(promise, 0, panel_bytes / kLineBytes, panel);
       int32_t sums[kPanelColumns];
-      std::memcpy(sums, ColumnSumsAt(weight, i / panels, i % panels), sizeof(sums));
+      std::memcpy(sums, ColumnSumsAt(weight, expert, first), sizeof(sums));
       for (int r = 0; r < promise.count; ++r) sums[ResidualColumn(promise.At(r))] += ResidualValue(promise.At(r));
-      FinishPanel(header, i, out, sums);
+      FinishPanel(header, expert * panels + first, out, sums);
     }
   });
   return PackedWeight{out, header.bytes, weight.layout, weight.e, weight.k, weight.n, Device{}};

@@ -102,7 +102,8 @@ int SpanOf(const Problem& p, const Plan& plan) {
 
 /// Blocks that are more than a small part of a worker's share are split over pairs into tasks of about equal cost, worth
 /// kTaskNs at least where everyone has eight of them. Tasks of a block lie side by side in the list, so that whoever owns
-/// them packs x once.
+/// them packs x once. With several nodes no task leaves a node's share of pairs, and blocks of few rows, which weights
+/// stream past, are always split between the nodes.
 void Split(const Problem& p, Plan& plan) {
   if (plan.workers == 1) return;
   double total = 0;
@@ -110,9 +111,11 @@ void Split(const Problem& p, Plan& plan) {
   const double share = total / plan.workers, task = std::max(std::min(kTaskNs, share / 8), share / kTasksPerWorker);
   for (RowBlock& b : plan.blocks) {
     const int whole = b.rows >= kMinBlockRows ? kWholePerWorker : kSmallPerWorker;
-    if (Cost(p, b.packed_rows) * whole <= share) continue;
-    const int64_t most = std::max<int64_t>(1, plan.pairs / plan.span);
-    b.tasks = static_cast<int>(std::clamp<int64_t>(std::llround(Cost(p, b.packed_rows) / task), 1, most));
+    const int least = b.rows < kMinBlockRows ? plan.nodes : 1;
+    if (Cost(p, b.packed_rows) * whole <= share && least == 1) continue;
+    const int64_t most = std::max<int64_t>(plan.nodes, plan.pairs / plan.span / plan.nodes * plan.nodes);
+    b.tasks = static_cast<int>(std::clamp<int64_t>(std::llround(Cost(p, b.packed_rows) / task), least, most));
+    if (b.tasks > 1) b.tasks = static_cast<int>(std::min(RoundUp(b.tasks, plan.nodes), most));
     if (b.tasks == 1 || p.epilogue.finish != Finish::kSwigluQuant) continue;
     b.results = static_cast<int64_t>(plan.shared_bytes);
     plan.shared_bytes += RoundUp(plan.pairs * b.rows * kPanelColumns * sizeof(float), 64);
@@ -121,31 +124,70 @@ void Split(const Problem& p, Plan& plan) {
   }
 }
 
-void AddTasks(const Problem& p, Plan& plan) {
-  std::vector<double> cost;
+struct NodeTasks {
+  std::vector<Task> tasks;
+  std::vector<double> costs;
+  double total = 0;
+
+  void Add(const Task& task, double cost) {
+    tasks.push_back(task);
+    costs.push_back(cost);
+    total += cost;
+  }
+};
+
+/// Tasks of split blocks by the node that holds their pairs; others go where a worker has least to do.
+std::vector<NodeTasks> TasksOfNodes(const Problem& p, const Plan& plan) {
+  std::vector<NodeTasks> nodes(static_cast<size_t>(plan.nodes));
+  const auto least = [&] {
+    int best = 0;
+    double fewest = 0;
+    for (int i = 0; i < plan.nodes && plan.nodes > 1; ++i) {
+      const int workers = FirstWorker(i + 1, plan.workers, plan.nodes) - FirstWorker(i, plan.workers, plan.nodes);
+      const double load = nodes[static_cast<size_t>(i)].total / workers;
+      if (i == 0 || load < fewest) best = i, fewest = load;
+    }
+    return best;
+  };
   for (size_t i = 0; i < plan.blocks.size(); ++i) {
     const RowBlock& b = plan.blocks[i];
     for (int t = 0; t < b.tasks; ++t) {
       const int64_t first = plan.pairs * t / b.tasks, last = plan.pairs * (t + 1) / b.tasks;
-      plan.tasks.push_back({static_cast<int32_t>(i), t, first, last - first});
-      cost.push_back(Cost(p, b.packed_rows) * static_cast<double>(last - first) / static_cast<double>(plan.pairs));
+      const int node = b.tasks > 1 ? NodeOfWorker(t, b.tasks, plan.nodes) : least();
+      nodes[static_cast<size_t>(node)].Add(
+          {static_cast<int32_t>(i), t, first, last - first},
+          Cost(p, b.packed_rows) * static_cast<double>(last - first) / static_cast<double>(plan.pairs));
     }
   }
   const int64_t grouped = p.rows.empty() ? 0 : p.rows.back().end;
   if (grouped < p.m) {
-    plan.tasks.push_back({-1, 0, grouped, p.m - grouped});
-    cost.push_back(static_cast<double>(p.m - grouped) * static_cast<double>(p.n) / kBytesPerNs);
+    nodes[static_cast<size_t>(least())].Add(
+        {-1, 0, grouped, p.m - grouped},
+        static_cast<double>(p.m - grouped) * static_cast<double>(p.n) / kBytesPerNs);
   }
-  double total = 0;
-  for (double c : cost) total += c;
-  plan.workers = std::max(1, std::min<int>(plan.workers, static_cast<int>(plan.tasks.size())));
-  plan.bounds.assign(1, 0);
-  double sum = 0;
-  for (size_t i = 0; i < cost.size(); ++i) {  // task i goes to the worker whose share its middle falls in
-    const int owner = total > 0 ? static_cast<int>((sum + cost[i] / 2) / total * plan.workers) : 0;
-    while (static_cast<int>(plan.bounds.size()) <= std::min(owner, plan.workers - 1))
-      plan.bounds.push_back(static_cast<int32_t>(i));
-    sum += cost[i];
+  return nodes;
+}
+
+void AddTasks(const Problem& p, Plan& plan) {
+  int64_t count = p.m > (p.rows.empty() ? 0 : p.rows.back().end) ? 1 : 0;
+  for (const RowBlock& b : plan.blocks) count += b.tasks;
+  plan.workers = static_cast<int>(std::clamp<int64_t>(count, 1, std::max(plan.workers, 1)));
+  plan.nodes = NodesFor(plan.nodes, plan.workers, plan.pairs);
+  const std::vector<NodeTasks> nodes = TasksOfNodes(p, plan);
+  for (int node = 0; node < plan.nodes; ++node) {
+    const NodeTasks& of = nodes[static_cast<size_t>(node)];
+    const int first = FirstWorker(node, plan.workers, plan.nodes);
+    const int workers = FirstWorker(node + 1, plan.workers, plan.nodes) - first;
+    const size_t begin = plan.tasks.size();
+    plan.tasks.insert(plan.tasks.end(), of.tasks.begin(), of.tasks.end());
+    plan.bounds.resize(static_cast<size_t>(first) + 1, static_cast<int32_t>(begin));
+    double sum = 0;
+    for (size_t i = 0; i < of.costs.size(); ++i) {  // task i goes to the worker whose share its middle falls in
+      const int owner = of.total > 0 ? static_cast<int>((sum + of.costs[i] / 2) / of.total * workers) : 0;
+      while (static_cast<int>(plan.bounds.size()) <= first + std::min(owner, workers - 1))
+        plan.bounds.push_back(static_cast<int32_t>(begin + i));
+      sum += of.costs[i];
+    }
   }
   plan.bounds.resize(static_cast<size_t>(plan.workers) + 1, static_cast<int32_t>(plan.tasks.size()));
 }
@@ -250,12 +292,13 @@ Caches DetectCaches() {
   return caches;
 }
 
-Plan MakePlan(const Problem& problem, Isa isa, int workers, const Caches& caches) {
+Plan MakePlan(const Problem& problem, Isa isa, int workers, const Caches& caches, int nodes) {
   Plan plan;
   plan.isa = isa;
   plan.stages = &StagesFor(isa);
   plan.workers = workers;
   plan.pairs = Pairs(problem.n);
+  plan.nodes = problem.w.packed.given() ? NodesFor(nodes, workers, plan.pairs) : 1;
   plan.assist_row = problem.epilogue.assist.given();
   if (problem.w.packed.given()) plan.promises = Promises(problem.w.packed);
   for (const RowRange& range : problem.rows) AddBlocks(problem, range, caches, plan);
@@ -272,14 +315,14 @@ int WorthWorkers(const Problem& problem) {
   return static_cast<int>(std::clamp(total / kWorkerNs, 1.0, 1e6));
 }
 
-Plan MakePlan(const Problem& problem, const Context& context) {
+Plan MakePlan(const Problem& problem, const Context& context, const Topology& topology) {
   std::string why;
   int workers = WorkersFor(context, &why);
   if (const int worth = WorthWorkers(problem); worth < workers && !WorkersForced(context)) {
     workers = worth;
     why = "a small call";
   }
-  Plan plan = MakePlan(problem, ChosenIsa(context.max_isa), workers, DetectCaches());
+  Plan plan = MakePlan(problem, ChosenIsa(context.max_isa), workers, DetectCaches(), topology.nodes);
   plan.workers_why = plan.workers < workers ? "no more tasks than that" : why;
   return plan;
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cpu/kernel.h"
+#include "cpu/numa.h"
 #include "problem.h"
 #include "qgmm/context.h"
 
@@ -49,14 +50,15 @@ struct Plan {
   const Stages* stages = nullptr;
   int workers = 1;
   std::string workers_why;
+  int nodes = 1;             // that the pairs of packed experts are divided among (numa.h); <= workers
   int64_t pairs = 0;
   int span = 1;              // pairs that take turns in every stretch of k: 4 where plain weights are packed on the way, 2
                              // where tiles multiply several stretches, else 1
   bool assist_row = false;
   Promises promises;         // of packed weights
   std::vector<RowBlock> blocks;
-  std::vector<Task> tasks;
-  std::vector<int32_t> bounds;  // tasks of worker w: [bounds[w], bounds[w + 1])
+  std::vector<Task> tasks;      // by node, then in the order of groups and panels
+  std::vector<int32_t> bounds;  // tasks of worker w: [bounds[w], bounds[w + 1]), all of one node
   ScratchLayout scratch;
   size_t shared_bytes = 0;
 
@@ -72,8 +74,8 @@ struct Caches {
 Caches DetectCaches();
 
 /// A pure function of its arguments.
-Plan MakePlan(const Problem& problem, Isa isa, int workers, const Caches& caches);
-Plan MakePlan(const Problem& problem, const Context& context);
+Plan MakePlan(const Problem& problem, Isa isa, int workers, const Caches& caches, int nodes = 1);
+Plan MakePlan(const Problem& problem, const Context& context, const Topology& topology = MachineTopology());
 
 /// Workers that a call is worth: waking another one costs about as much as this many nanoseconds of work.
 inline constexpr double kWorkerNs = 20000;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tasks for workers: everyone owns a contiguous slice, takes from its front, and when empty steals from the back of the
-// richest. Sequential streams for decode, balance under skewed groups, and no structure that all workers touch per
-// task.
+// richest, of its own NUMA node first. Sequential streams for decode, balance under skewed groups, and no structure that
+// all workers touch per task.
 #pragma once
 
 #include <atomic>
@@ -9,13 +9,15 @@
 #include <memory>
 #include <span>
 
+#include "cpu/numa.h"
+
 namespace qgmm::cpu {
 
 class Queue {
  public:
-  /// Worker w owns tasks [bounds[w], bounds[w + 1]); bounds has workers + 1 entries.
-  explicit Queue(std::span<const int32_t> bounds)
-      : workers_(static_cast<int>(bounds.size()) - 1), slices_(new Slice[bounds.size() - 1]) {
+  /// Worker w owns tasks [bounds[w], bounds[w + 1]); bounds has workers + 1 entries. nodes <= workers.
+  explicit Queue(std::span<const int32_t> bounds, int nodes = 1)
+      : workers_(static_cast<int>(bounds.size()) - 1), nodes_(nodes), slices_(new Slice[bounds.size() - 1]) {
     for (int w = 0; w < workers_; ++w)
       slices_[w].range.store(Pack(bounds[w], bounds[w + 1]), std::memory_order_relaxed);
   }
@@ -26,11 +28,11 @@ class Queue {
     if (const int task = TakeFront(slices_[worker]); task >= 0) return task;
     for (;;) {
       int richest = -1;
-      uint32_t most = 0;
-      for (int w = 0; w < workers_; ++w) {
-        const uint32_t left = Left(slices_[w].range.load(std::memory_order_relaxed));
-        if (left > most) most = left, richest = w;
+      if (nodes_ > 1) {
+        const int node = NodeOfWorker(worker, workers_, nodes_);
+        richest = Richest(FirstWorker(node, workers_, nodes_), FirstWorker(node + 1, workers_, nodes_));
       }
+      if (richest < 0) richest = Richest(0, workers_);
       if (richest < 0) return -1;
       if (const int task = TakeBack(slices_[richest]); task >= 0) return task;
     }
@@ -47,6 +49,17 @@ class Queue {
   static uint32_t Front(uint64_t range) { return static_cast<uint32_t>(range); }
   static uint32_t Back(uint64_t range) { return static_cast<uint32_t>(range >> 32); }
   static uint32_t Left(uint64_t range) { return Back(range) - Front(range); }
+
+  /// Who of workers [first, end) has most left; -1 if none has any.
+  int Richest(int first, int end) const {
+    int richest = -1;
+    uint32_t most = 0;
+    for (int w = first; w < end; ++w) {
+      const uint32_t left = Left(slices_[w].range.load(std::memory_order_relaxed));
+      if (left > most) most = left, richest = w;
+    }
+    return richest;
+  }
 
   static int TakeFront(Slice& slice) {
     uint64_t range = slice.range.load(std::memory_order_relaxed);
@@ -66,7 +79,7 @@ class Queue {
     return -1;
   }
 
-  int workers_;
+  int workers_, nodes_;
   std::unique_ptr<Slice[]> slices_;
 };
 

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "cpu/backend.h"
+#include "cpu/numa.h"
 #include "cpu/queue.h"
 #include "cpu/row_scale.h"
 #include "cpu/team.h"
@@ -58,21 +59,25 @@ void Worker::WriteZeros(const Task& task) {
   }
 }
 
-void Run(const Problem& p, Context& context) {
-  const Plan plan = MakePlan(p, context);
+void Run(const Problem& p, Context& context) { Run(p, context, MachineTopology()); }
+
+void Run(const Problem& p, Context& context, const Topology& topology) {
+  const Plan plan = MakePlan(p, context, topology);
   // 64 bytes more: kernels may prefetch or load whole vectors at the end of the last part.
   std::byte* shared = static_cast<std::byte*>(context.Workspace(plan.workspace_bytes() + 64));
   std::byte* scratch = shared + plan.shared_bytes;
   const std::unique_ptr<std::atomic<int>[]> progress(new std::atomic<int>[plan.blocks.size()]);
   for (size_t i = 0; i < plan.blocks.size(); ++i) progress[i].store(plan.blocks[i].tasks, std::memory_order_relaxed);
-  Queue queue(plan.bounds);
+  Queue queue(plan.bounds, plan.nodes);
+  Slots slots(plan.workers, plan.nodes);
   std::atomic<uint64_t> kernels_ran{0};
   const bool requantize = p.epilogue.finish == Finish::kSwigluQuant;
 
   ParallelFor(context, plan.workers, [&](int index) {
     const FloatMode mode;
-    Worker worker(p, plan, scratch + static_cast<size_t>(index) * plan.scratch.bytes, shared);
-    for (int t = queue.Take(index); t >= 0; t = queue.Take(index)) {
+    const int slot = slots.Claim(index, topology);
+    Worker worker(p, plan, scratch + static_cast<size_t>(slot) * plan.scratch.bytes, shared);
+    for (int t = queue.Take(slot); t >= 0; t = queue.Take(slot)) {
       const Task& task = plan.tasks[static_cast<size_t>(t)];
       if (task.block < 0) {
         worker.WriteZeros(task);
