@@ -28,7 +28,8 @@ class Qgmm:
             self.name += f" precision={self.precision}"
         if stack.operator != "quant":
             if not hasattr(data, "packed"):
-                data.packed = qgmm.pack_weight(data.weight, swiglu=stack.operator == "A")
+                certify = False if stack.operator == "B" else None  # as docs/packing.md advises
+                data.packed = qgmm.pack_weight(data.weight, swiglu=stack.operator == "A", certify=certify)
             self.packed = data.packed
 
     def call(self, weight, x, x_scale, ends):

@@ -23,7 +23,7 @@ def pack_weight(
         swiglu: True for :func:`grouped_matmul_swiglu_quant`, which wants gate and up columns side by side; False for
             the other operators.
         certify: int8 only. True: a promise per panel, and lists of what it cost, for the fastest exact kernels of AVX2
-            and of AVX-512 without VNNI; False: neither; None: as the best kernels of this machine want it.
+            and of AVX-512 without VNNI; False: neither, best for operator B; None: as the best kernels of this machine want it.
 
     Returns:
         A :class:`PackedWeight`; ``weight`` may be dropped, and later changes to it have no effect.

@@ -85,6 +85,11 @@ std::vector<std::string> Notes(const Problem& p, const Plan& plan) {
   if (plan.isa < BestIsa())
     notes.push_back(std::string("the ISA is limited to ") + qgmm::Name(plan.isa) + "; this machine has " +
                     qgmm::Name(BestIsa()));
+  const bool floats = p.product == Product::kFloat || p.product == Product::kFixed16;
+  if (floats && plan.promises.given()) {
+    notes.push_back("the weights carry certificates, which operator B has no use for: pack_weight(certify=False) or "
+                    "certified(False) makes few rows faster");
+  }
   if (HugePageSetting() == "never") notes.push_back("the system grants no 2 MiB pages: few rows per expert lose about 20 %");
   if (p.expected_rows > 0)
     notes.push_back("planned for " + std::to_string(p.expected_rows) + " rows per expert (tuning_config)");

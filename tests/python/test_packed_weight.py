@@ -145,6 +145,14 @@ def test_certificates_are_counted(rng):
     assert counts["quads"] == 2 * 6 and 1 <= counts["residual_share"] * small.numel() <= 3
 
 
+def test_operator_b_says_that_it_has_no_use_for_certificates(rng):
+    (x, weight, scale), options = cases.weight_quant(rng, k=128, n=64)
+    for certify in (True, False):
+        packed = qgmm.pack_weight(weight, certify=certify)
+        notes = qgmm.explain(qgmm.weight_quant_grouped_matmul, x, packed, scale, **options)["notes"]
+        assert any("certify=False" in note for note in notes) == certify
+
+
 def test_certify_refusals(rng):
     int8, int4 = cases.int8(rng, 2, 24, 16), cases.int4(rng, 2, 24, 16)
     with pytest.raises(ValueError, match=r"^\[pack_weight\] certify must be True, False or None; got 1$"):
