@@ -176,7 +176,7 @@ TEST(Slots, WorkersOfNodesAreNeighboursAndEveryNodeHasSome) {
 }
 
 Problem Draft(const std::vector<int64_t>& counts, int64_t n, int64_t tail) {
-  static const uint8_t packed = 0;
+  static const uint8_t packed[kHeaderBytes] = {};  // a header of zeros: no certificates
   Problem p;
   for (const int64_t count : counts) {
     if (count > 0) p.rows.push_back({p.e, p.m, p.m + count});
@@ -186,7 +186,7 @@ Problem Draft(const std::vector<int64_t>& counts, int64_t n, int64_t tail) {
   p.m += tail;
   p.k = p.slice = 2048, p.n = n, p.product = Product::kInt8;
   p.w.e = p.e, p.w.k = p.k, p.w.n = n, p.w.dtype = DType::kInt8, p.w.paired = true;
-  p.w.packed.data = &packed;
+  p.w.packed.data = packed;
   p.epilogue.finish = Finish::kSwigluQuant;
   return p;
 }
