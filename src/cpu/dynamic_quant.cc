@@ -31,25 +31,36 @@ class Rows {
 
   void Quantize(int64_t row) {
     const TensorView& x = p_.x_view;
+    const int64_t stride = x.strides[x.rank - 1];
     const std::byte* from = static_cast<const std::byte*>(x.data) + RowOffset(x, row) * Bytes(x.dtype);
-    const uint32_t bits = stages_.widen_row(from, x.dtype, x.strides[x.rank - 1], Smooth(row), p_.h, v_);
-    const auto [scale, zeros] = ScaleOf(bits, p_.dst_type);
+    QuantizeArgs args = {};
+    args.x = from;
+    args.dtype = x.dtype;
+    if (stride != 1) {
+      for (int64_t j = 0; j < p_.h; ++j) v_[j] = Load(from, x.dtype, j * stride);
+      args.x = v_;
+      args.dtype = DType::kFloat32;
+    }
+    args.smooth = Smooth(row);
+    const auto [scale, zeros] = ScaleOf(stages_.row_max(args.x, args.dtype, args.smooth, p_.h), p_.dst_type);
     p_.scale[row] = scale;
     const bool int4 = p_.dst_type == DType::kInt4;
-    uint8_t* q = int4 ? q_ : static_cast<uint8_t*>(p_.y) + row * p_.h;
+    args.q = int4 ? q_ : static_cast<uint8_t*>(p_.y) + row * p_.h;
     if (zeros) {
-      std::memset(q, 0, static_cast<size_t>(p_.h));
+      std::memset(args.q, 0, static_cast<size_t>(p_.h));
     } else {
-      for (int64_t j = 0; j < p_.h; j += kChunk) {
-        stages_.quantize(v_ + j, static_cast<int>(std::min(kChunk, p_.h - j)), scale, p_.dst_type, q + j, 1);
-      }
+      args.panel_stride = kPanelColumns;
+      args.count = p_.h;
+      args.rows = 1;
+      args.scales = &p_.scale[row];
+      args.code = p_.dst_type;
+      args.q_stride = 1;
+      stages_.quantize(args);
     }
     if (int4) PackNibbles(static_cast<uint8_t*>(p_.y) + row * p_.h / 2);
   }
 
  private:
-  static constexpr int64_t kChunk = 1 << 16;
-
   /// The smooth row of the range that holds `row`, gathered when it changes.
   const float* Smooth(int64_t row) {
     if (!p_.smooth.given()) return nullptr;
@@ -82,7 +93,7 @@ class Rows {
 void Run(const DynamicQuantProblem& p, Context& context) {
   const Isa isa = ChosenIsa(context.max_isa);
   const Stages& stages = StagesFor(isa);
-  const int64_t worth = std::max<int64_t>(1, p.row_count * p.h / 16384);  // a worker's start costs about 5 us
+  const int64_t worth = std::max<int64_t>(1, p.row_count * p.h / 65536);  // 12 us of work; a worker's start costs about 5
   const int workers =
       static_cast<int>(std::clamp<int64_t>(std::min<int64_t>(worth, p.row_count), 1, WorkersFor(context, nullptr)));
   const int64_t floats = (p.h * 2 + (p.h + 3) / 4 + 15) / 16 * 16;

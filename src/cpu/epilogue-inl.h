@@ -9,6 +9,7 @@
 #include "cpu/kernel.h"
 #include "cpu/lines-inl.h"
 #include "cpu/math-inl.h"
+#include "cpu/quantize-inl.h"
 #include "cpu/residual-inl.h"
 #include "numeric.h"
 
@@ -150,65 +151,6 @@ void FinishDequantize(const StripArgs& s) {
   }
 }
 
-/// int8, int4: clamp(rint(v / scale), -max, max); fp8: the quotient, narrowed.
-template <class V>
-void Quantize(const float* v, int count, float scale, DType dtype, uint8_t* q, int64_t q_stride) {
-  const bool fp8 = dtype == DType::kFloat8E4M3 || dtype == DType::kFloat8E5M2;
-  const float max = dtype == DType::kInt4 ? 7.0f : 127.0f;
-  const auto divisor = V::Set(scale), high = V::Set(max), low = V::Set(-max);
-  int j = 0;
-  alignas(64) float quotient[V::kLanes];
-  alignas(64) int32_t code[V::kLanes];
-  while (j < count) {
-    const int lanes = count - j < V::kLanes ? count - j : V::kLanes;
-    auto x = V::Set(0.0f);
-    if (lanes == V::kLanes) {
-      x = V::Load(v + j);
-    } else {
-      for (int l = 0; l < V::kLanes; ++l) quotient[l] = l < lanes ? v[j + l] : 0.0f;
-      x = V::Load(quotient);
-    }
-    x = V::Div(x, divisor);
-    if (fp8) {
-      V::Store(quotient, x);
-      for (int l = 0; l < lanes; ++l) {
-        q[(j + l) * q_stride] = dtype == DType::kFloat8E4M3 ? ToFloat8E4M3(quotient[l]) : ToFloat8E5M2(quotient[l]);
-      }
-    } else {
-      const auto integer = V::Truncate(V::Max(V::Min(V::Rint(x), high), low));
-      if (lanes != V::kLanes || q_stride != 1 || !V::StoreBytes(q + j, integer)) {
-        V::StoreInt(code, integer);
-        for (int l = 0; l < lanes; ++l) q[(j + l) * q_stride] = static_cast<uint8_t>(code[l]);
-      }
-    }
-    j += lanes;
-  }
-}
-
-/// out = f(x), times smooth; returns the maximum of the bits of |out|.
-template <class V>
-uint32_t WidenRow(const void* x, DType dtype, int64_t stride, const float* smooth, int64_t count, float* out) {
-  if (stride != 1 || !V::Widen(x, dtype, count, out)) {
-    for (int64_t j = 0; j < count; ++j) out[j] = Load(x, dtype, j * stride);
-  }
-  uint32_t highest = 0;
-  int64_t j = 0;
-  auto top = V::SetInt(0);
-  for (; j + V::kLanes <= count; j += V::kLanes) {
-    auto v = V::Load(out + j);
-    if (smooth) v = V::Mul(v, V::Load(smooth + j));
-    V::Store(out + j, v);
-    top = V::MaxInt(top, V::AndInt(V::Bits(v), V::SetInt(0x7FFFFFFF)));
-  }
-  highest = static_cast<uint32_t>(V::MaxLane(top));
-  for (; j < count; ++j) {
-    if (smooth) out[j] = out[j] * smooth[j];
-    const uint32_t bits = Bits(out[j]) & 0x7FFFFFFFu;
-    highest = bits > highest ? bits : highest;
-  }
-  return highest;
-}
-
 template <class V>
 void ExpSilu(const float* t, int count, float* exp, float* silu) {
   int j = 0;
@@ -226,7 +168,7 @@ void ExpSilu(const float* t, int count, float* exp, float* silu) {
 template <class V>
 constexpr Stages MakeStages(Isa isa, LineMakers lines = kPortableLines) {
   return {isa, Fold<V>, FoldRows<V>, AddOutliers<V>, FinishSwiglu<V>, FinishAffine<V>, FinishDequantize<V>, Quantize<V>,
-          WidenRow<V>, AddResiduals, TransposeX, lines, ExpSilu<V>};
+          RowMax<V>, AddResiduals, TransposeX, lines, ExpSilu<V>};
 }
 
 }  // namespace

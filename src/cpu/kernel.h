@@ -163,6 +163,22 @@ struct OutlierArgs {
   float* c;                 // [rows][kPairColumns]
 };
 
+/// q[j * q_stride] = QuantizeRow codes of f(x[j]) (* smooth[j]), j < count, for up to kQuantizeRows rows, whose 16 elements
+/// follow one another in each panel: element j of row i is x[j / 16 * panel_stride + i * 16 + j % 16].
+struct QuantizeArgs {
+  const void* x;
+  DType dtype;  // float32, float16 or bfloat16
+  int64_t panel_stride;  // 16: one row, as it lies
+  const float* smooth;  // [count] or null
+  int64_t count;
+  int rows;
+  const float* scales;  // [rows], finite and > 0: what the maxima of the rows gave
+  DType code;           // kInt8, kInt4 (a byte each) or fp8
+  uint8_t* q;
+  int64_t q_row_stride, q_stride;
+};
+inline constexpr int kQuantizeRows = 8;
+
 /// The float side of one ISA; every function computes what its formula in docs/operators.md says, bit for bit.
 struct Stages {
   Isa isa;
@@ -177,10 +193,9 @@ struct Stages {
   void (*finish_affine)(const StripArgs&);
   /// Dequantize, bias, activation, narrowing store; or the int32 sums (grouped_matmul).
   void (*finish_dequantize)(const StripArgs&);
-  /// q[j * q_stride] = QuantizeRow codes of v[0 .. count) for a finite scale > 0; dtype kInt8, kInt4 or fp8.
-  void (*quantize)(const float* v, int count, float scale, DType dtype, uint8_t* q, int64_t q_stride);
-  /// out[j] = f(x[j]) (* smooth[j]); returns the maximum of the bits of |out[j]|.
-  uint32_t (*widen_row)(const void* x, DType dtype, int64_t stride, const float* smooth, int64_t count, float* out);
+  void (*quantize)(const QuantizeArgs&);
+  /// The maximum of the bits of |f(x[j])|, or of |f(x[j]) * smooth[j]|.
+  uint32_t (*row_max)(const void* x, DType dtype, const float* smooth, int64_t count);
   /// Residual lists of certified panels; and x of a strip, packed + 128, transposed for it.
   void (*add_residuals)(const ResidualArgs&);
   void (*transpose_x)(const uint8_t* x, int64_t x_stride, int rows, int width, int64_t k, int8_t* out);

@@ -27,26 +27,39 @@ void ZeroElements(std::byte* first, int64_t count, int64_t stride, int bytes) {
 
 }  // namespace
 
-/// scale = B / max;  q = clamp(rint(v / scale)). A row whose scale is 0, Inf or NaN has codes 0 everywhere.
+/// scale = B / max;  q = clamp(rint(v / scale)). A row whose scale is 0, Inf or NaN has codes 0 everywhere. Results of a
+/// panel's rows are neighbours, so several rows are quantised together.
 void Worker::Requantize(const RowBlock& b) {
   const int64_t h = p_.n / 2;
-  const float* results = Results(b);
-  for (int i = 0; i < b.rows; ++i) {
-    uint32_t bits = 0;
-    for (int t = 0; t < b.tasks; ++t) bits = std::max(bits, RowMax(b, t)[i]);
-    const auto [scale, zeros] = ScaleOf(bits, p_.y.dtype);
-    const int64_t row = b.first_row + i;
-    static_cast<float*>(p_.y_scale.data)[row * p_.y_scale.stride] = scale;
-    uint8_t* q = static_cast<uint8_t*>(p_.y.data) + row * p_.y.row_stride;
-    if (zeros) {
-      ZeroElements(reinterpret_cast<std::byte*>(q), h, p_.y.column_stride, 1);
-      continue;
+  float scales[kQuantizeRows];
+  QuantizeArgs args = {};
+  args.dtype = DType::kFloat32;
+  args.panel_stride = int64_t{b.rows} * kPanelColumns;
+  args.count = h;
+  args.scales = scales;
+  args.code = p_.y.dtype;
+  args.q_row_stride = p_.y.row_stride;
+  args.q_stride = p_.y.column_stride;
+  for (int i = 0; i <= b.rows; ++i) {
+    RowScale row = {0, true};
+    uint8_t* q = static_cast<uint8_t*>(p_.y.data) + (b.first_row + i) * p_.y.row_stride;
+    if (i < b.rows) {
+      uint32_t bits = 0;
+      for (int t = 0; t < b.tasks; ++t) bits = std::max(bits, RowMax(b, t)[i]);
+      row = ScaleOf(bits, p_.y.dtype);
+      static_cast<float*>(p_.y_scale.data)[(b.first_row + i) * p_.y_scale.stride] = row.scale;
+      if (row.zeros) ZeroElements(reinterpret_cast<std::byte*>(q), h, p_.y.column_stride, 1);
     }
-    for (int64_t pair = 0; pair < plan_.pairs; ++pair) {
-      const int count = static_cast<int>(std::min<int64_t>(kPanelColumns, h - pair * kPanelColumns));
-      plan_.stages->quantize(results + (pair * b.rows + i) * kPanelColumns, count, scale, p_.y.dtype,
-                             q + pair * kPanelColumns * p_.y.column_stride, p_.y.column_stride);
+    if (args.rows > 0 && (row.zeros || args.rows == kQuantizeRows)) {
+      plan_.stages->quantize(args);
+      args.rows = 0;
     }
+    if (row.zeros) continue;
+    if (args.rows == 0) {
+      args.x = Results(b) + int64_t{i} * kPanelColumns;
+      args.q = q;
+    }
+    scales[args.rows++] = row.scale;
   }
 }
 

@@ -22,6 +22,11 @@ struct Avx2 {
   static void Store(float* p, F v) { _mm256_storeu_ps(p, v); }
   static I LoadInt(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static void StoreInt(int32_t* p, I v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+  static F LoadHalf(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+  static F LoadBFloat16(const uint16_t* p) {
+    return FromBits(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
+  }
+  static I LoadHalves(const uint16_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static F Set(float v) { return _mm256_set1_ps(v); }
   static I SetInt(int32_t v) { return _mm256_set1_epi32(v); }
   static F Add(F a, F b) { return _mm256_add_ps(a, b); }
@@ -29,11 +34,13 @@ struct Avx2 {
   static F Mul(F a, F b) { return _mm256_mul_ps(a, b); }
   static F Div(F a, F b) { return _mm256_div_ps(a, b); }
   static F Fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+  static F NegativeFma(F a, F b, F c) { return _mm256_fnmadd_ps(a, b, c); }  // c - a * b
   static F Rint(F v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static I AddInt(I a, I b) { return _mm256_add_epi32(a, b); }
   static I SubInt(I a, I b) { return _mm256_sub_epi32(a, b); }
   static I AndInt(I a, I b) { return _mm256_and_si256(a, b); }
   static I MaxInt(I a, I b) { return _mm256_max_epi32(a, b); }
+  static I MaxHalves(I a, I b) { return _mm256_max_epi16(a, b); }
   template <int kBits> static I ShiftLeft(I v) { return _mm256_slli_epi32(v, kBits); }
   template <int kBits> static I ShiftRight(I v) { return _mm256_srai_epi32(v, kBits); }
   static I Bits(F v) { return _mm256_castps_si256(v); }
@@ -77,11 +84,13 @@ struct Avx2 {
     const I rounded = _mm256_srli_epi32(AddInt(AddInt(bits, SetInt(0x7FFF)), last), 16);
     return _mm_packus_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1));
   }
-  /// Eight integers in [-128, 127] as eight bytes.
-  static bool StoreBytes(uint8_t* q, I v) {
-    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(q), _mm_packs_epi16(words, words));
-    return true;
+  /// Sixteen quotients within int32, rounded to nearest even, clamped to +-max, as bytes.
+  static void StoreCodes(uint8_t* q, const F (&v)[2], int max) {
+    const I words = _mm256_packs_epi32(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
+    const I limit = _mm256_set1_epi16(static_cast<int16_t>(max)), low = _mm256_set1_epi16(static_cast<int16_t>(-max));
+    const I codes = _mm256_min_epi16(_mm256_max_epi16(words, low), limit);
+    const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm_shuffle_epi32(bytes, 0xD8));  // fours 0 2 1 3 before
   }
   static bool Widen(const void* x, DType dtype, int64_t count, float* out) {
     if (dtype == DType::kFloat32) {
@@ -91,9 +100,7 @@ struct Avx2 {
     const auto* in = static_cast<const uint16_t*>(x);
     int64_t j = 0;
     for (; j + 8 <= count; j += 8) {
-      const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + j));
-      Store(out + j, dtype == DType::kFloat16 ? _mm256_cvtph_ps(half)
-                                              : FromBits(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16)));
+      Store(out + j, dtype == DType::kFloat16 ? LoadHalf(in + j) : LoadBFloat16(in + j));
     }
     for (; j < count; ++j) out[j] = qgmm::Load(x, dtype, j);
     return true;

@@ -22,6 +22,9 @@ struct Neon {
   static void Store(float* p, F v) { vst1q_f32(p, v); }
   static I LoadInt(const int32_t* p) { return vld1q_s32(p); }
   static void StoreInt(int32_t* p, I v) { vst1q_s32(p, v); }
+  static F LoadHalf(const uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+  static F LoadBFloat16(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
+  static I LoadHalves(const uint16_t* p) { return vreinterpretq_s32_u16(vld1q_u16(p)); }
   static F Set(float v) { return vdupq_n_f32(v); }
   static I SetInt(int32_t v) { return vdupq_n_s32(v); }
   static F Add(F a, F b) { return vaddq_f32(a, b); }
@@ -29,11 +32,15 @@ struct Neon {
   static F Mul(F a, F b) { return vmulq_f32(a, b); }
   static F Div(F a, F b) { return vdivq_f32(a, b); }
   static F Fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
+  static F NegativeFma(F a, F b, F c) { return vfmsq_f32(c, a, b); }  // c - a * b
   static F Rint(F v) { return vrndnq_f32(v); }
   static I AddInt(I a, I b) { return vaddq_s32(a, b); }
   static I SubInt(I a, I b) { return vsubq_s32(a, b); }
   static I AndInt(I a, I b) { return vandq_s32(a, b); }
   static I MaxInt(I a, I b) { return vmaxq_s32(a, b); }
+  static I MaxHalves(I a, I b) {
+    return vreinterpretq_s32_s16(vmaxq_s16(vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b)));
+  }
   template <int kBits> static I ShiftLeft(I v) { return vshlq_n_s32(v, kBits); }
   template <int kBits> static I ShiftRight(I v) { return vshrq_n_s32(v, kBits); }
   static I Bits(F v) { return vreinterpretq_s32_f32(v); }
@@ -65,13 +72,14 @@ struct Neon {
     const uint32x4_t bits = vreinterpretq_u32_f32(v), last = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
     return vshrn_n_u32(vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7FFF)), last), 16);
   }
-  /// Four integers in [-128, 127] as four bytes.
-  static bool StoreBytes(uint8_t* q, I v) {
-    const int16x4_t words = vmovn_s32(v);
-    const int8x8_t bytes = vmovn_s16(vcombine_s16(words, words));
-    const uint32_t four = vget_lane_u32(vreinterpret_u32_s8(bytes), 0);
-    __builtin_memcpy(q, &four, sizeof(four));
-    return true;
+  /// Sixteen quotients within int32, rounded to nearest even, clamped to +-max, as bytes.
+  static void StoreCodes(uint8_t* q, const F (&v)[4], int max) {
+    const int16x8_t high = vdupq_n_s16(static_cast<int16_t>(max)), low = vdupq_n_s16(static_cast<int16_t>(-max));
+    for (int j = 0; j < 4; j += 2) {
+      const int16x8_t words = vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(v[j])), vqmovn_s32(vcvtnq_s32_f32(v[j + 1])));
+      const int8x8_t bytes = vmovn_s16(vminq_s16(vmaxq_s16(words, low), high));
+      vst1_u8(q + 4 * j, vreinterpret_u8_s8(bytes));
+    }
   }
   static bool Widen(const void* x, DType dtype, int64_t count, float* out) {
     if (dtype == DType::kFloat32) {
@@ -81,9 +89,7 @@ struct Neon {
     const auto* in = static_cast<const uint16_t*>(x);
     int64_t j = 0;
     for (; j + kLanes <= count; j += kLanes) {
-      const uint16x4_t half = vld1_u16(in + j);
-      Store(out + j, dtype == DType::kFloat16 ? vcvt_f32_f16(vreinterpret_f16_u16(half))
-                                              : vreinterpretq_f32_u32(vshll_n_u16(half, 16)));
+      Store(out + j, dtype == DType::kFloat16 ? LoadHalf(in + j) : LoadBFloat16(in + j));
     }
     for (; j < count; ++j) out[j] = qgmm::Load(x, dtype, j);
     return true;

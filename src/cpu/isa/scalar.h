@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "numeric.h"
 #include "qgmm/types.h"
 
 namespace qgmm::cpu {
@@ -21,6 +22,8 @@ struct Scalar {
   static void Store(float* p, F v) { *p = v; }
   static I LoadInt(const int32_t* p) { return *p; }
   static void StoreInt(int32_t* p, I v) { *p = v; }
+  static F LoadHalf(const uint16_t* p) { return FromHalf(*p); }
+  static F LoadBFloat16(const uint16_t* p) { return FromBFloat16(*p); }
   static F Set(float v) { return v; }
   static I SetInt(int32_t v) { return v; }
   static F Add(F a, F b) { return a + b; }
@@ -28,6 +31,7 @@ struct Scalar {
   static F Mul(F a, F b) { return a * b; }
   static F Div(F a, F b) { return a / b; }
   static F Fma(F a, F b, F c) { return std::fma(a, b, c); }
+  static F NegativeFma(F a, F b, F c) { return std::fma(-a, b, c); }
   static F Rint(F v) { return std::nearbyint(v); }
   static I AddInt(I a, I b) { return static_cast<I>(static_cast<uint32_t>(a) + static_cast<uint32_t>(b)); }
   static I SubInt(I a, I b) { return static_cast<I>(static_cast<uint32_t>(a) - static_cast<uint32_t>(b)); }
@@ -47,9 +51,15 @@ struct Scalar {
   static F Select(M mask, F yes, F no) { return mask ? yes : no; }
   static int32_t MaxLane(I v) { return v; }
 
+  static void StoreCodes(uint8_t* q, const F (&v)[16], int max) {
+    for (int j = 0; j < 16; ++j) {
+      const int code = static_cast<int>(std::nearbyint(v[j]));
+      q[j] = static_cast<uint8_t>(code > max ? max : code < -max ? -max : code);
+    }
+  }
+
   /// Fast paths that plain C++ does not have: the caller goes element by element.
   static bool StoreNarrow16(void*, DType, int64_t, const float*) { return false; }
-  static bool StoreBytes(uint8_t*, I) { return false; }
   static bool Widen(const void*, DType, int64_t, float*) { return false; }
 };
 
