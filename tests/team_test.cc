@@ -2,14 +2,18 @@
 // How many workers a call gets and why, and the default team: every index once, exceptions carried, serial when nested.
 #include <gtest/gtest.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "cpu/team.h"
@@ -119,6 +123,80 @@ TEST_F(Workers, DefaultTeamIsAsked) {
   const int workers = WorkersFor(Context(), nullptr);
   EXPECT_GE(workers, 1);
   EXPECT_LE(workers, std::max(1, DefaultTeam().size));
+}
+
+/// Files of cgroups below a folder of their own.
+class Quota : public testing::Test {
+ protected:
+  void SetUp() override { std::filesystem::create_directories(root_); }
+  void TearDown() override { std::filesystem::remove_all(root_); }
+  void Write(const std::string& path, const std::string& text) const {
+    std::filesystem::create_directories(std::filesystem::path(root_ + path).parent_path());
+    std::ofstream(root_ + path) << text;
+  }
+  void V1(const std::string& quota, const std::string& period) const {
+    Write("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", quota);
+    Write("/sys/fs/cgroup/cpu/cpu.cfs_period_us", period);
+  }
+
+  const std::string root_ = testing::TempDir() + "qgmm_quota_" + std::to_string(getpid());
+};
+
+TEST_F(Quota, NoFilesAreNoLimit) { EXPECT_EQ(ReadQuotaCpus(root_), 0); }
+
+TEST_F(Quota, Version2RoundsUp) {
+  for (const auto& [text, cpus] : {std::pair{"200000 100000\n", 2}, {"200001 100000\n", 3}, {"1 100000\n", 1},
+                                   {"50000 100000", 1}, {"max 100000\n", 0}, {"1000000000000000000 1\n", 1024}}) {
+    Write("/sys/fs/cgroup/cpu.max", text);
+    EXPECT_EQ(ReadQuotaCpus(root_), cpus) << text;
+  }
+}
+
+TEST_F(Quota, Version2TakesTheLeastOfItsGroupAndTheParents) {
+  Write("/proc/self/cgroup", "12:cpu,cpuacct:/elsewhere\n0::/a/b/c\n");
+  Write("/sys/fs/cgroup/elsewhere/cpu.max", "100000 100000\n");
+  Write("/sys/fs/cgroup/a/b/c/cpu.max", "max 100000\n");
+  EXPECT_EQ(ReadQuotaCpus(root_), 0);
+  Write("/sys/fs/cgroup/a/cpu.max", "700000 100000\n");
+  EXPECT_EQ(ReadQuotaCpus(root_), 7);
+  Write("/sys/fs/cgroup/a/b/c/cpu.max", "300000 100000\n");
+  EXPECT_EQ(ReadQuotaCpus(root_), 3);
+  Write("/sys/fs/cgroup/a/b/cpu.max", "200000 100000\n");
+  EXPECT_EQ(ReadQuotaCpus(root_), 2);
+}
+
+TEST_F(Quota, Version1) {
+  for (const auto& [quota, cpus] : {std::pair{"250000\n", 3}, {"-1\n", 0}, {"0\n", 0}, {"", 0}, {"max\n", 0}}) {
+    V1(quota, "100000\n");
+    EXPECT_EQ(ReadQuotaCpus(root_), cpus) << quota;
+  }
+  for (const std::string period : {"0\n", "-1\n", "", "none\n"}) {
+    V1("250000\n", period);
+    EXPECT_EQ(ReadQuotaCpus(root_), 0) << period;
+  }
+  std::filesystem::remove(root_ + "/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+  EXPECT_EQ(ReadQuotaCpus(root_), 0);
+}
+
+TEST_F(Quota, TheLesserOfBothVersions) {
+  Write("/sys/fs/cgroup/cpu.max", "400000 100000\n");
+  V1("200000\n", "100000\n");
+  EXPECT_EQ(ReadQuotaCpus(root_), 2);
+  V1("600000\n", "100000\n");
+  EXPECT_EQ(ReadQuotaCpus(root_), 4);
+}
+
+TEST_F(Quota, GarbageIsNoLimit) {
+  for (const std::string text : {"", "\n", "100000", "many 100000", "100000 few", "nan 100000", "-100000 100000", "0 0",
+                                 "100000 0", "100000 -1", "\xff\xfe \x01"}) {
+    Write("/sys/fs/cgroup/cpu.max", text);
+    EXPECT_EQ(ReadQuotaCpus(root_), 0) << text;
+  }
+  std::filesystem::remove(root_ + "/sys/fs/cgroup/cpu.max");
+  for (const std::string text : {"", "0::", "0::nothing", "::::\n0:\n", "0::/missing/group\n"}) {
+    Write("/proc/self/cgroup", text);
+    EXPECT_EQ(ReadQuotaCpus(root_), 0) << text;
+  }
 }
 
 /// Indices of a call, counted.

@@ -5,6 +5,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
@@ -16,33 +17,19 @@ namespace {
 
 constexpr int kMaxWorkers = 1024;
 
-/// quota / period of one cgroup v2 directory, rounded up; 0: no limit there.
+/// CPUs that a quota amounts to, rounded up; 0: no limit. Negated comparisons: NaN is no limit either.
+int CpusOf(double quota, double period) {
+  if (!(quota > 0) || !(period > 0)) return 0;
+  return static_cast<int>(std::min(std::ceil(quota / period), double{kMaxWorkers}));
+}
+
+/// That of one cgroup v2 directory.
 int QuotaOf(const std::string& directory) {
   std::ifstream file(directory + "/cpu.max");
   std::string quota;
   double period = 0;
-  if (!(file >> quota >> period) || quota == "max" || period <= 0) return 0;
-  return static_cast<int>((std::strtod(quota.c_str(), nullptr) + period - 1) / period);
-}
-
-int ReadQuota() {
-  int least = 0;
-  const auto take = [&](int cpus) { least = cpus > 0 && (least == 0 || cpus < least) ? cpus : least; };
-  std::ifstream groups("/proc/self/cgroup");
-  for (std::string line; std::getline(groups, line);) {
-    if (line.rfind("0::", 0) != 0) continue;
-    for (std::string path = line.substr(3); !path.empty(); path.erase(path.find_last_of('/'))) {
-      take(QuotaOf("/sys/fs/cgroup" + path));
-      if (path.find('/') == std::string::npos) break;
-    }
-  }
-  take(QuotaOf("/sys/fs/cgroup"));
-  std::ifstream quota_file("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), period_file("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-  double quota = 0, period = 0;  // cgroup v1
-  if (quota_file >> quota && period_file >> period && quota > 0 && period > 0) {
-    take(static_cast<int>((quota + period - 1) / period));
-  }
-  return least;
+  if (!(file >> quota >> period) || quota == "max") return 0;
+  return CpusOf(std::strtod(quota.c_str(), nullptr), period);
 }
 
 }  // namespace
@@ -53,8 +40,27 @@ int AffinityCpus() {
   return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 0;
 }
 
+int ReadQuotaCpus(const std::string& root) {
+  int least = 0;
+  const auto take = [&](int cpus) { least = cpus > 0 && (least == 0 || cpus < least) ? cpus : least; };
+  const std::string top = root + "/sys/fs/cgroup";
+  std::ifstream groups(root + "/proc/self/cgroup");
+  for (std::string line; std::getline(groups, line);) {
+    if (line.rfind("0::", 0) != 0) continue;
+    for (std::string path = line.substr(3); !path.empty(); path.erase(path.find_last_of('/'))) {
+      take(QuotaOf(top + path));
+      if (path.find('/') == std::string::npos) break;
+    }
+  }
+  take(QuotaOf(top));
+  std::ifstream quota_file(top + "/cpu/cpu.cfs_quota_us"), period_file(top + "/cpu/cpu.cfs_period_us");
+  double quota = 0, period = 0;  // cgroup v1
+  if (quota_file >> quota && period_file >> period) take(CpusOf(quota, period));
+  return least;
+}
+
 int QuotaCpus() {
-  static const int quota = ReadQuota();
+  static const int quota = ReadQuotaCpus("");
   return quota;
 }
 

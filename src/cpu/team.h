@@ -23,6 +23,10 @@ void DefaultParallelFor(int count, void (*body)(int index, void* state), void* s
 int AffinityCpus();
 int QuotaCpus();
 
+/// The quota as the files below `root` (normally "") say it, cgroup v1 and v2: the least of the process's groups and
+/// their parents. Files that are missing or make no sense are no limit.
+int ReadQuotaCpus(const std::string& root);
+
 /// Workers for a call, at least 1: QGMM_NUM_THREADS, else Context::max_workers, else the smallest of pool size, affinity
 /// and quota. `why`, if not null, gets the reason in words.
 int WorkersFor(const Context& context, std::string* why);
