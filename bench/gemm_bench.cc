@@ -170,8 +170,9 @@ const char* RoofKind(const Kernel& kernel) {
   switch (kernel.isa) {
     case Isa::kAvx2:
     case Isa::kAvxVnni:
+    case Isa::kAvxVnniInt8:
       if (is_float) return "vfmadd";
-      if (kernel.isa == Isa::kAvxVnni && !fixed) return "vpdpbusd256";
+      if (kernel.isa != Isa::kAvx2 && !fixed) return "vpdpbusd256";
       if (needs != Certificate::kNone) return needs == Certificate::kPairs ? "pairs" : "quads";
       return int4 ? "vpmaddubsw" : "vpmaddwd";
     case Isa::kAvx512:

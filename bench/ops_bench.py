@@ -36,6 +36,7 @@ def caps(onednn, aten, mkl, qgmm):
 
 CAPS = {"best": {}, "avx2": caps("AVX2", "avx2", "AVX2", "avx2"),
         "avxvnni": caps("AVX2_VNNI", "avx2", "AVX2", "avxvnni"),
+        "avxvnniint8": caps("AVX2_VNNI_2", "avx2", "AVX2", "avxvnniint8"),
         "avx512": caps("AVX512_CORE", "avx512", "AVX512", "avx512"),
         "avx512vnni": caps("AVX512_CORE_VNNI", "avx512", "AVX512", "avx512vnni"),
         "amx": {"QGMM_MAX_ISA": "amx"}}

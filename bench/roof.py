@@ -29,6 +29,7 @@ def build():
 
 
 # The loop of roof.cc that bounds a kernel, by the first of these words in its name: table of kernels, src/cpu/kernels.inc.
+# avxvnniint8 has vpdpbusd's: vpdpbssd takes as long, and not every assembler knows it.
 INSTRUCTIONS = (("amx_fixed", "tdpbusd twice"), ("amx", "tdpbusd"),
                 ("avx512vnni_float", "vfmadd512"), ("avx512_float", "vfmadd512"), ("float", "vfmadd"),
                 ("avx512vnni_fixed", "vpdpwssd512"), ("avx512_fixed", "vpmaddwd512"),

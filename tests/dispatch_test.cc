@@ -55,6 +55,18 @@ TEST(ChooseKernel, Avx2ByRows) {
   EXPECT_STREQ(ChooseKernel(Product::kFixed16, kFixedSlice, 7168, 256, Isa::kAvx2).name, "avx2_fixed_unpacked");
 }
 
+TEST(ChooseKernel, AvxVnniInt8TakesInt8Only) {
+  if (!HasIsa(Isa::kAvxVnniInt8)) GTEST_SKIP() << "not run: this machine has no avxvnniint8";
+  for (const int64_t rows : {1, 100}) {
+    EXPECT_STREQ(ChooseKernel(Product::kInt8, 64, 128, rows, Isa::kAvxVnniInt8).name, "avxvnniint8_int8");
+    EXPECT_STREQ(ChooseKernel(Product::kInt8, 3, 9, rows, Isa::kAvxVnniInt8).name, "scalar_int8");
+    const Kernel& int4 = ChooseKernel(Product::kInt4, 64, 128, rows, Isa::kAvxVnniInt8);
+    EXPECT_STREQ(int4.name, HasIsa(Isa::kAvxVnni) ? "avxvnni_int4" : "avx2_int4");
+    if (!HasIsa(Isa::kAvx512Vnni)) continue;
+    EXPECT_STREQ(ChooseKernel(Product::kInt8, 64, 128, rows, Isa::kAvx512Vnni).name, "avx512vnni_int8") << "twice as wide";
+  }
+}
+
 TEST(ChooseKernel, Avx512VnniAtAnyRows) {
   if (!HasIsa(Isa::kAvx512Vnni)) GTEST_SKIP() << "not run: this machine has no avx512vnni";
   for (const int64_t rows : {3, 100}) {
@@ -147,8 +159,8 @@ TEST_F(MaxIsa, WhatTheMachineDoesNotHaveIsRefusedWithAListOfWhatItHas) {
     numbers += (numbers.empty() ? "" : ", ") + std::to_string(static_cast<int>(isa)) + " " + Name(isa);
   }
   std::vector<std::string> unknown = {"avx9", "AVX2", "0", "scalar "};
-  std::vector<int> numbers_unknown = {9, 1000};
-  for (int isa = 0; isa <= 8; ++isa) {
+  std::vector<int> numbers_unknown = {10, 1000};
+  for (int isa = 0; isa <= 9; ++isa) {
     if (HasIsa(static_cast<Isa>(isa))) continue;
     unknown.push_back(Name(static_cast<Isa>(isa)));
     numbers_unknown.push_back(isa);

@@ -24,6 +24,12 @@ def text(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
+def left_out(build: Path, isa: str) -> bool:
+    """Whether CMake found that the compiler of `build` lacks what this ISA needs."""
+    cache = build / "CMakeCache.txt"
+    return cache.exists() and f"QGMM_{isa.upper()}:INTERNAL=\n" in cache.read_text(encoding="utf-8")
+
+
 def report(check: str, complaints: list[str]) -> int:
     """Prints the complaints; the exit status of the check."""
     for complaint in complaints:

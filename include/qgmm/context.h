@@ -17,14 +17,15 @@ enum class Isa : int {
   kScalar = 0,
   kAvx2 = 1,        // with FMA and F16C
   kAvxVnni = 2,     // vpdpbusd on ymm
-  kAvx512 = 3,      // F, BW, VL
-  kAvx512Vnni = 4,
-  kAmx = 5,         // AMX-INT8, with all before it but kAvxVnni
-  kNeon = 6,        // Armv8
-  kNeonDot = 7,     // sdot
-  kNeonI8mm = 8,    // smmla
+  kAvxVnniInt8 = 3, // vpdpbssd on ymm
+  kAvx512 = 4,      // F, BW, VL
+  kAvx512Vnni = 5,
+  kAmx = 6,         // AMX-INT8, with all before it but kAvxVnni and kAvxVnniInt8
+  kNeon = 7,        // Armv8
+  kNeonDot = 8,     // sdot
+  kNeonI8mm = 9,    // smmla
 };
-QGMM_EXPORT const char* Name(Isa isa);  // "scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "amx", "neon", ...
+QGMM_EXPORT const char* Name(Isa isa);  // "scalar", "avx2", "avxvnni", "avxvnniint8", "avx512", "avx512vnni", "amx", ...
 
 /// Calls body(index, state) exactly once for every index in [0, count), in any order, on any threads, and returns
 /// when all are done. Must not call back into qgmm with the same Context.

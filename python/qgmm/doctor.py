@@ -10,7 +10,7 @@ import torch
 from . import library, ops, weights
 from .explain import last_run, machine, reference
 
-_LABEL, _TEST = 14, 44
+_LABEL, _TEST = 16, 44
 
 
 def _print_facts() -> None:
@@ -21,7 +21,7 @@ def _print_facts() -> None:
     for key, value in facts.items():
         if not key.endswith("_why"):
             why = facts.get(f"{key}_why")
-            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
             _print_fact(key.replace("_", " "), f"{text}: {why}" if why else text)
 
 

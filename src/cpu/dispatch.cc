@@ -26,6 +26,7 @@ const char* Name(Isa isa) {
     case Isa::kScalar: return "scalar";
     case Isa::kAvx2: return "avx2";
     case Isa::kAvxVnni: return "avxvnni";
+    case Isa::kAvxVnniInt8: return "avxvnniint8";
     case Isa::kAvx512: return "avx512";
     case Isa::kAvx512Vnni: return "avx512vnni";
     case Isa::kAmx: return "amx";
@@ -55,8 +56,8 @@ constexpr const Stages* kStages[] = {
 #undef QGMM_KERNEL
 #undef QGMM_STAGES
 
-constexpr Isa kIsas[] = {Isa::kScalar, Isa::kAvx2, Isa::kAvxVnni, Isa::kAvx512, Isa::kAvx512Vnni,
-                         Isa::kAmx, Isa::kNeon, Isa::kNeonDot, Isa::kNeonI8mm};
+constexpr Isa kIsas[] = {Isa::kScalar, Isa::kAvx2, Isa::kAvxVnni, Isa::kAvxVnniInt8, Isa::kAvx512,
+                         Isa::kAvx512Vnni, Isa::kAmx, Isa::kNeon, Isa::kNeonDot, Isa::kNeonI8mm};
 
 #if defined(__x86_64__)
 /// AMX-INT8 of the processor, tile state switched on by the system, and leave to use it: Linux gives the process, with all
@@ -78,10 +79,14 @@ bool MayUseTiles() {
 #endif
 
 #if defined(__x86_64__)
-/// By the bit itself: __builtin_cpu_supports of GCC 12 and clang 14 does not know the name.
+/// By the bits themselves: __builtin_cpu_supports of GCC 12 and clang 14 knows neither name.
 bool HasAvxVnni() {
   unsigned a = 0, b, c, d;
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4) != 0;
+}
+bool HasAvxVnniInt8() {
+  unsigned a, b, c, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (d & 1u << 4) != 0;
 }
 #endif
 
@@ -92,13 +97,14 @@ bool ProcessorHas(Isa isa) {
   static const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                              __builtin_cpu_supports("avx512vl");
   static const bool avx512vnni = avx512 && __builtin_cpu_supports("avx512vnni");
-#if defined(QGMM_EMULATED_ISAS)  // tests/emulation: those rows were compiled for AVX2
-  if (isa > Isa::kAvx2 && isa <= Isa::kAmx) return avx2;
+#if defined(QGMM_EMULATED_ISAS)  // tests/emulation: the best ISA of a machine whose rows were compiled for AVX2
+  if (isa > Isa::kAvx2 && isa <= Isa::kAmx) return avx2 && isa <= QGMM_EMULATED_ISAS;
 #endif
   switch (isa) {
     case Isa::kScalar: return true;
     case Isa::kAvx2: return avx2;
     case Isa::kAvxVnni: return avx2 && HasAvxVnni();
+    case Isa::kAvxVnniInt8: return avx2 && HasAvxVnniInt8();
     case Isa::kAvx512: return avx512;
     case Isa::kAvx512Vnni: return avx512vnni;
     case Isa::kAmx: return avx512vnni && MayUseTiles();
@@ -121,13 +127,23 @@ bool ProcessorHas(Isa isa) {
 #endif
 }
 
-std::vector<Isa> FindIsas() {
+/// Those of the processor that rows of the table were compiled for, or were not.
+std::vector<Isa> FindIsas(bool built) {
   std::vector<Isa> found;
   for (Isa isa : kIsas) {
-    const auto has_rows = [isa](const Kernel* kernel) { return kernel->isa == isa; };
-    if (std::any_of(std::begin(kTable), std::end(kTable), has_rows) && ProcessorHas(isa)) found.push_back(isa);
+    const auto is_its = [isa](const Kernel* kernel) { return kernel->isa == isa; };
+    const bool has_rows = std::any_of(std::begin(kTable), std::end(kTable), is_its);
+    if (has_rows == built && ProcessorHas(isa)) found.push_back(isa);
   }
   return found;
+}
+
+/// The end of a refusal: a name of what the processor has and this build does not tells more than the list.
+std::string WhyNot(const std::string& name) {
+  for (Isa isa : IsasNotBuilt()) {
+    if (name == Name(isa)) return std::string(", ") + kNotBuilt;
+  }
+  return "";
 }
 
 }  // namespace
@@ -150,7 +166,12 @@ bool HasF16c() {
 #endif
 
 std::span<const Isa> MachineIsas() {
-  static const std::vector<Isa> isas = FindIsas();
+  static const std::vector<Isa> isas = FindIsas(true);
+  return isas;
+}
+
+std::span<const Isa> IsasNotBuilt() {
+  static const std::vector<Isa> isas = FindIsas(false);
   return isas;
 }
 
@@ -171,9 +192,10 @@ Isa ChosenIsa(int limit) {
     numbers += (numbers.empty() ? "" : ", ") + std::to_string(static_cast<int>(isa)) + " " + Name(isa);
   }
   if (limit >= 0) {
-    RefuseSetting("Context::max_isa must be an Isa that this machine has (" + numbers + "); got " + std::to_string(limit));
+    RefuseSetting("Context::max_isa must be an Isa that this machine has (" + numbers + "); got " + std::to_string(limit) +
+                  WhyNot(Name(static_cast<Isa>(limit))));
   }
-  RefuseSetting("QGMM_MAX_ISA must be what this machine has (" + names + "); got " + text);
+  RefuseSetting("QGMM_MAX_ISA must be what this machine has (" + names + "); got " + text + WhyNot(text));
 }
 
 const Kernel& ChooseKernel(Product product, int64_t slice, int64_t k, int64_t rows, Isa isa, Certificate certificate) {

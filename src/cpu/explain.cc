@@ -85,6 +85,10 @@ std::vector<std::string> Notes(const Problem& p, const Plan& plan) {
   if (plan.isa < BestIsa())
     notes.push_back(std::string("the ISA is limited to ") + qgmm::Name(plan.isa) + "; this machine has " +
                     qgmm::Name(BestIsa()));
+  for (Isa isa : IsasNotBuilt()) {  // such ISAs multiply int8 only
+    if (p.product == Product::kInt8 && plan.isa == BestIsa() && isa > plan.isa)
+      notes.push_back(std::string("this machine has ") + qgmm::Name(isa) + ", " + kNotBuilt);
+  }
   const bool floats = p.product == Product::kFloat || p.product == Product::kFixed16;
   if (floats && plan.promises.given()) {
     notes.push_back("the weights carry certificates, which operator B has no use for: pack_weight(certify=False) or "
@@ -150,13 +154,16 @@ std::string MachineReport(Context& context) {
   for (const Kernel* kernel : KernelTable()) {
     if (kernel->isa <= isa && HasIsa(kernel->isa)) rows.push_back(kernel->name);
   }
-  std::vector<std::string> isas;
+  std::vector<std::string> isas, not_built;
   for (Isa each : MachineIsas()) isas.push_back(qgmm::Name(each));
+  for (Isa each : IsasNotBuilt()) not_built.push_back(qgmm::Name(each));
   Json json;
   json.Add("version", QGMM_VERSION).Add("compiler", __VERSION__).Add("features", Features());
   json.Add("isas", isas).Add("isa_best", qgmm::Name(BestIsa())).Add("isa", qgmm::Name(isa));
   json.Add("isa_why", isa == BestIsa() ? "the best that qgmm has kernels for on this machine"
                                        : "limited by QGMM_MAX_ISA or Context::max_isa");
+  json.Add("isas_not_built", not_built);
+  if (!not_built.empty()) json.Add("isas_not_built_why", kNotBuilt);
   json.Add("team", context.parallel_for ? "the caller's pool" : DefaultTeam().name);
   json.Add("workers", static_cast<int64_t>(workers)).Add("workers_why", why);
   json.Add("cpus_affinity", static_cast<int64_t>(AffinityCpus())).Add("cpus_quota", static_cast<int64_t>(QuotaCpus()));

@@ -207,8 +207,10 @@ const Stages& StagesFor(Isa isa);
 
 bool HasIsa(Isa isa);
 
-/// Every ISA that this machine has, weakest first.
+/// Every ISA that this machine has, weakest first; and those it has besides, whose rows were not compiled in.
 std::span<const Isa> MachineIsas();
+std::span<const Isa> IsasNotBuilt();
+inline constexpr char kNotBuilt[] = "which this build has no kernels for, as its assembler does not know the instructions";
 
 /// The best ISA this machine has; `limit` (Context::max_isa), then QGMM_MAX_ISA lower it. Asking for more than the
 /// machine has is refused (InvalidArgument).

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// AVX-512 and AVX-VNNI on a machine with AVX2: included before the first line of the kernels' files, which then compile
-// unchanged. SIMDe does most of it; what its release 0.7.4 lacks or misdefines is written out here as plain loops and
-// checked by avx512_test. An intrinsic that neither has does not compile: the compiler's own needs AVX-512.
+// AVX-512, AVX-VNNI and AVX-VNNI-INT8 on a machine with AVX2: included before the first line of the kernels' files, which
+// then compile unchanged. SIMDe does most of it; what its release 0.7.4 lacks or misdefines is written out here as plain
+// loops and checked by avx512_test. An intrinsic that neither has does not compile: the compiler's own needs AVX-512.
 #pragma once
 
 #define SIMDE_ENABLE_NATIVE_ALIASES
@@ -56,10 +56,11 @@ inline __m512i ShiftRightArithmetic32(__m512i v, unsigned count) {
   return VectorOf(lanes);
 }
 
-/// Four products of unsigned and signed bytes per lane, added modulo 2^32.
-inline __m256i DotBytes(__m256i sum, __m256i unsigned_bytes, __m256i signed_bytes) {
+/// Four products of bytes per lane, A: uint8_t or int8_t, the others signed; added modulo 2^32.
+template <class A>
+inline __m256i DotBytes(__m256i sum, __m256i bytes, __m256i signed_bytes) {
   auto to = LanesOf<uint32_t>(sum);
-  const auto a = LanesOf<uint8_t>(unsigned_bytes);
+  const auto a = LanesOf<A>(bytes);
   const auto b = LanesOf<int8_t>(signed_bytes);
   for (int i = 0; i < 32; ++i) to.lane[i / 4] += static_cast<uint32_t>(a.lane[i] * b.lane[i]);
   return VectorOf(to);
@@ -73,7 +74,10 @@ inline __m256i DotBytes(__m256i sum, __m256i unsigned_bytes, __m256i signed_byte
 #undef _mm512_srai_epi32
 #define _mm512_srai_epi32(v, count) qgmm::emulation::ShiftRightArithmetic32(v, count)
 #undef _mm256_dpbusd_avx_epi32
-#define _mm256_dpbusd_avx_epi32(sum, a, b) qgmm::emulation::DotBytes(sum, a, b)
+#define _mm256_dpbusd_avx_epi32(sum, a, b) qgmm::emulation::DotBytes<uint8_t>(sum, a, b)
+
+// vpdpbssd, which the kernel's file writes as assembly.
+#define QGMM_EMULATED_SIGNED_DOT(sum, a, b) qgmm::emulation::DotBytes<int8_t>(sum, a, b)
 
 // Its alias takes four arguments.
 #undef _mm512_madd_epi16

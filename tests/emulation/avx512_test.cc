@@ -61,20 +61,30 @@ TEST(Emulation, PairsOfInt16) {
   }
 }
 
-TEST(Emulation, DotOfUnsignedAndSignedBytesWraps) {
+/// `dot` on bytes of type A and signed ones, extremes among them.
+template <class A, class Dot>
+void ExpectDotsThatWrap(Dot dot) {
   for (uint32_t seed = 0; seed < 200; ++seed) {
-    const std::vector<uint8_t> a = Random<uint8_t>(32, seed);
+    const std::vector<A> a = Random<A>(32, seed);
     const std::vector<int8_t> b = Random<int8_t>(32, seed + 1000);
     const std::vector<int32_t> start = Random<int32_t>(8, seed + 2000);
     int32_t to[8];
     const auto load = [](const auto& v) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(v.data())); };
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_dpbusd_avx_epi32(load(start), load(a), load(b)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), dot(load(start), load(a), load(b)));
     for (size_t i = 0; i < 8; ++i) {
       int64_t sum = start[i];
       for (size_t j = 4 * i; j < 4 * i + 4; ++j) sum += int64_t{a[j]} * b[j];
       ASSERT_EQ(static_cast<uint32_t>(to[i]), static_cast<uint32_t>(sum));
     }
   }
+}
+
+TEST(Emulation, DotOfUnsignedAndSignedBytesWraps) {
+  ExpectDotsThatWrap<uint8_t>([](__m256i sum, __m256i a, __m256i b) { return _mm256_dpbusd_avx_epi32(sum, a, b); });
+}
+
+TEST(Emulation, DotOfSignedBytesWraps) {
+  ExpectDotsThatWrap<int8_t>([](__m256i sum, __m256i a, __m256i b) { return QGMM_EMULATED_SIGNED_DOT(sum, a, b); });
 }
 
 }  // namespace

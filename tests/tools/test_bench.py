@@ -61,7 +61,7 @@ def test_bench_cold_cases_read_more_than_600_megabytes():
 def test_bench_every_kernel_has_the_roof_of_its_instruction():
     words = {"avx2_wide_unpacked": "vpmaddwd", "avx2_quads": "quads", "avx2_pairs": "pairs", "avx2_int4": "vpmaddubsw",
              "avx2_float": "vfmadd", "avx512vnni_int8": "vpdpbusd512", "avx512vnni_float": "vfmadd512",
-             "avxvnni_int8": "vpdpbusd256", "amx_int8": "tdpbusd", "neon_int8": ""}
+             "avxvnni_int8": "vpdpbusd256", "avxvnniint8_int8": "vpdpbusd256", "amx_int8": "tdpbusd", "neon_int8": ""}
     assert {name: roof.instruction(name) for name in words} == words
 
 

@@ -119,6 +119,23 @@ def test_rules_want_a_licence_line(checkout):
     assert len(check_rules.complaints_of("src/check.cc")) == 1
 
 
+def test_an_isa_that_the_compiler_lacks_is_left_out_and_no_other(tmp_path):
+    assert not tree.left_out(tmp_path, "avxvnniint8")
+    (tmp_path / "CMakeCache.txt").write_text("QGMM_AVXVNNIINT8:INTERNAL=1\n")
+    assert not tree.left_out(tmp_path, "avxvnniint8")
+    (tmp_path / "CMakeCache.txt").write_text("QGMM_AVXVNNIINT8:INTERNAL=\n")
+    assert tree.left_out(tmp_path, "avxvnniint8")
+    assert not tree.left_out(tmp_path, "avxvnni")
+
+
+def test_objects_that_were_not_built_are_a_complaint_unless_they_cannot_be(tmp_path, capsys):
+    source = "src/cpu/isa/avxvnniint8.cc"
+    assert check_isa_objects.complaints_of(source, tmp_path) == [f"{source}: not built in {tmp_path}"]
+    (tmp_path / "CMakeCache.txt").write_text("QGMM_AVXVNNIINT8:INTERNAL=\n")
+    assert check_isa_objects.complaints_of(source, tmp_path) == []
+    assert "avxvnniint8: not checked: " in capsys.readouterr().out
+
+
 PAGE = """# Situations
 - not an entry
 ## Groups

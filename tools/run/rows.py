@@ -8,7 +8,7 @@ from checkout import ROOT
 
 TABLE = ROOT / "src" / "cpu" / "kernels.inc"
 ROW = re.compile(r"^QGMM_KERNEL\(k(\w+), k(\w+)\)", re.M)
-X86 = ("avx2", "avxvnni", "avx512", "avx512vnni", "amx")
+X86 = ("avx2", "avxvnni", "avxvnniint8", "avx512", "avx512vnni", "amx")
 
 
 def known(table: str) -> dict[str, str]:
