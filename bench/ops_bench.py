@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times the operators beside their rivals, and says which answers are right.
 
-    ./run bench [--quick | --smoke] [--operators A,B,down,quant] [--process best,avx2] [--json FILE] [--plot FOLDER]
+    ./run bench [--quick | --smoke] [--only TEXT] [--operators A,B,down,quant] [--process best,avx2]
+                [--minutes N] [--json FILE] [--plot FOLDER]
 
 A process is named after the instructions that all libraries in it are capped at (ONEDNN_MAX_CPU_ISA,
 ATEN_CPU_CAPABILITY, MKL_ENABLE_INSTRUCTIONS, QGMM_MAX_ISA); "best" caps nothing. Without --process: what QGMM_MAX_ISA
@@ -26,7 +27,10 @@ import plot
 import roof
 from machine import cpu_name, has_flag
 
-QUICK_SECONDS = 300  # of the worker; compiling the roofs and starting up come on top
+from cases import LISTS
+
+QUICK_MINUTES = 5.5  # of the worker; compiling the roofs and starting up come on top
+FULL_MINUTES = 36  # of all processes together
 
 
 def caps(onednn, aten, mkl, qgmm):
@@ -117,7 +121,7 @@ class Printer:
             self.ratios.setdefault((m["process"], m["implementation"]), []).append(value)
             ratio = f"{value:.2f} x"
         verdict = {True: "exact", False: "WRONG"}.get(m["exact"]) or m["exact"].split(":")[0]
-        few = "" if m["repeats"] >= 7 else f", repeats: {m['repeats']}"
+        few = "" if m["repeats"] >= 5 else f", repeats: {m['repeats']}"
         words = f"{verdict}{few}"
         kernel = m["kernel"] + {"gemm": " (bare)", "gemm+weight scale": " (bare)"}.get(m["fused"], "")
         rates = [f"{m[name]:.1f}" if m[name] else "" for name in ("gmac_per_s", "best_gmac_per_s")]
@@ -135,16 +139,26 @@ class Printer:
         return sum(m["implementation"].startswith("qgmm ") for m in self.wrong + self.failed)
 
 
-def run_worker(process, options, printer):
+def run_worker(process, options, printer, seconds):
     """One measuring process; its lines go to the printer."""
-    which = "quick" if options.quick else "smoke" if options.smoke else "full"
     worker = str(Path(__file__).with_name("worker.py"))
-    limit = QUICK_SECONDS if options.quick else 0
-    command = [sys.executable, worker, which, process, options.operators, str(options.repeats), str(limit), options.extras]
+    command = [sys.executable, worker, list_name(options), process, options.operators, str(options.repeats), str(seconds),
+               options.extras, options.only]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | CAPS[process]) as child:
         for line in child.stdout:
             printer.take(json.loads(line))
     return child.returncode
+
+
+def list_name(options):
+    return "quick" if options.quick else "smoke" if options.smoke else "full"
+
+
+def minutes(options):
+    """For all processes together; 0: as many as it takes. The quick list has them for one process."""
+    if options.minutes is not None:
+        return options.minutes
+    return QUICK_MINUTES if options.quick else 0 if options.smoke else FULL_MINUTES
 
 
 def arguments():
@@ -152,13 +166,19 @@ def arguments():
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="a fixed list for every operator; ends within six minutes")
     size.add_argument("--smoke", action="store_true", help="small shapes: does the benchmark itself work?")
+    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose printed name contains this")
+    parser.add_argument("--minutes", type=float, help=f"time for all processes: repeats adapt to it, down to 3 of rivals and "
+                        f"5 of ours; {QUICK_MINUTES} of --quick, {FULL_MINUTES} of the full list; 0: no limit")
     parser.add_argument("--operators", default="A,B,down,quant", help="which of A, B, down, quant")
-    parser.add_argument("--extras", default="packing,calls", help="which of packing, calls; an empty word: none")
+    parser.add_argument("--extras", help="which of packing, calls; an empty word: none; both, if neither it nor --only is given")
     parser.add_argument("--process", help=f"which of {', '.join(CAPS)}")
     parser.add_argument("--repeats", type=int, default=9, help="most calls per measurement")
     parser.add_argument("--json", metavar="FILE", help="also write one JSON object per measurement and line")
     parser.add_argument("--plot", metavar="FOLDER", help="also draw bars and rooflines, as PNG and SVG")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.extras is None:
+        options.extras = "" if options.only else "packing,calls"
+    return options
 
 
 def main():
@@ -167,6 +187,9 @@ def main():
     unknown = [name for name in caps_to_run if name not in CAPS]
     if unknown:
         sys.exit(f"ops_bench: no process {unknown[0]}; there are {', '.join(CAPS)}")
+    chosen = [case for case in LISTS[list_name(options)]() if case.stack.operator in options.operators.split(",")]
+    if not any(options.only in case.name for case in chosen):
+        sys.exit(f"ops_bench: no case of the {list_name(options)} list has '{options.only}' in its name")
     print(f"machine: {cpu_name()}, {os.cpu_count()} CPUs; commit {commit()}")
     print(f"command: {shlex.join(sys.argv)}", flush=True)
     folder = roof.build()
@@ -177,7 +200,7 @@ def main():
             printer = Printer(file)
             for cap in caps_to_run:
                 print(f"== process {cap}" + "".join(f" {name}={value}" for name, value in CAPS[cap].items()), flush=True)
-                failures += run_worker(cap, options, printer) != 0
+                failures += run_worker(cap, options, printer, 60 * minutes(options) / len(caps_to_run)) != 0
         if options.plot:
             plot.draw(plot.load(results), Path(options.plot))
     finally:

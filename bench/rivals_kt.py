@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """kt-kernel, if its wheel lies in .qgmm/kt_kernel: the whole feed-forward layer of operator A, from bf16 rows to bf16 rows.
-It quantises rows and weights itself and goes on to the down projection, so no answer of operator A comes out of it; its
-multiply-adds are counted. Its package asks for one older torch; the compiled module does not, and is loaded alone."""
+It quantises rows and weights itself and goes on to the down projection, so no answer of operator A comes out of it: its
+verdict is its error, and its multiply-adds are counted. Its package asks for one older torch; the compiled module does
+not, and is loaded alone."""
 import importlib.util
 from pathlib import Path
 
+import judge
 import torch
 from machine import has_flag
 
 FOLDER = Path(__file__).resolve().parents[1] / ".qgmm" / "kt_kernel" / "kt_kernel"
 MOST_ROWS = 8192  # of one call; more rows are given in parts
-VERDICT = "not comparable: it quantises rows and weights itself, and includes the down projection"
 _loaded = {}
 
 
@@ -43,7 +44,7 @@ class KtKernel:
     spins = True
 
     def __init__(self, stack, data, capped=False):
-        found = load(capped)
+        self.data, found = data, load(capped)
         moe, self.pool = found["module"].moe, found["pool"]
         self.name, self.kernel, self.fused = f"kt-kernel {found['version']}", "AMXInt8_MOE", "whole feed-forward layer"
         e, k, h = stack.experts, stack.k, stack.n // 2
@@ -74,7 +75,7 @@ class KtKernel:
         return kt["y"]
 
     def verdict(self, tokens, results):
-        return VERDICT
+        return judge.layer_error(tokens, self.data, results, weight_scaled=False)
 
 
 def rivals(stack, capped):

@@ -130,7 +130,7 @@ class QMoE:
     mac_factor = 1.5  # k n and k n / 2
 
     def __init__(self, stack, data):
-        self.name, self.kernel = f"ONNX Runtime {onnxruntime.__version__}", "QMoE, 8 bits"
+        self.data, self.name, self.kernel = data, f"ONNX Runtime {onnxruntime.__version__}: QMoE", "QMoE, 8 bits"
         self.fused = "routing+whole feed-forward layer"
         kinds, e, h = onnx.TensorProto, stack.experts, stack.n // 2
         rows = torch.stack([w.t().contiguous() for w in data.weight])  # [e, n, k]
@@ -157,7 +157,7 @@ class QMoE:
         return self.session.run(None, tokens.moe)
 
     def verdict(self, tokens, results):
-        return "not comparable: it multiplies in fp32, and includes routing and the down projection"
+        return judge.layer_error(tokens, self.data, torch.from_numpy(results[0]), weight_scaled=True)
 
 
 def rivals(stack, capped, thorough, notes):

@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import judge
 import markdown
 import plot
 import pytest
 import roof
+import schedule
+import torch
 
 import cases
 
@@ -58,6 +61,140 @@ def test_bench_cold_cases_read_more_than_600_megabytes():
             assert case.active * case.stack.k * case.stack.n * (1 if case.stack.weights == "int8" else 0.5) > 600e6
 
 
+def test_bench_full_list_has_what_the_design_asks_for():
+    full = cases.full_cases()
+    a = [case for case in full if case.stack.operator == "A"]
+
+    def rows(chosen, **wanted):
+        return {case.rows for case in chosen if all(getattr(case.stack, name) == value for name, value in wanted.items())}
+    shapes = {(7168, 4096), (2048, 1536), (2048, 2816), (4096, 28672)}
+    for k, n in shapes:
+        plain = [case for case in a if (case.stack.k, case.stack.n) == (k, n) and case.groups == "uniform"]
+        assert rows(plain, distribution="sigma20", offset=0) == set(cases.ALL_ROWS)
+        assert any(case.groups == "zipf" and (case.stack.k, case.stack.n) == (k, n) for case in a)
+        assert any((case.stack.k, case.stack.n) == (n // 2, k) for case in full if case.stack.operator == "down")
+    assert {case.stack.distribution for case in a if case.stack.weights == "int8"} == {"sigma20", "randn", "uniform"}
+    assert {case.stack.slice for case in a if case.stack.weights == "int4"} == {0, 32, 64, 128}
+    assert {case.stack.offset for case in full} == {0, 16}
+    assert any(case.stack.experts == 2 and case.total_rows == 512 for case in a)  # the document's sample
+    for operator in ("B", "quant"):
+        assert rows(full, operator=operator) == set(cases.ALL_ROWS)
+
+
+def test_bench_quick_list_has_the_goal_table_s_rows():
+    quick = cases.quick_cases()
+    assert any(case.stack.distribution == "randn" and case.stack.k == 7168 and case.rows == 256 for case in quick)
+    assert any(case.stack.weights == "int4" and case.stack.slice == 32 and case.rows == 256 for case in quick)
+    assert any(case.stack.operator == "A" and case.stack.weights == "int8" and case.rows == 8 and case.cold for case in quick)
+
+
+def test_bench_cases_have_names_of_their_own():
+    for make in cases.LISTS.values():
+        names = [case.name for case in make()]
+        assert len(set(names)) == len(names)
+
+
+def simulated(make, limit, hard, slowness):
+    """Runs a list against a clock of its own, every call `slowness` times as long as predicted; the fewest calls that
+    rivals got, and the seconds that it took. Nobody takes more than what `plan` gives."""
+    time, fewest, stack = [0.0], [], None
+    plan = schedule.Schedule(make(), limit, hard, now=lambda: time[0])
+    for case in make():
+        if case.stack != stack:
+            stack = case.stack
+            time[0] += schedule.setup_seconds(stack) * slowness
+            plan.set_up(stack, schedule.setup_seconds(stack) * slowness)
+        if plan.over():
+            plan.left.pop(0)
+            fewest.append(0)
+            continue
+        turn = schedule.turn_seconds(case) * slowness
+        time[0] += turn + schedule.SPENT_APART
+        calls, seconds = plan.plan(turn)
+        fewest.append(calls)
+        time[0] += max(seconds, calls * turn)
+    return min(fewest), time[0]
+
+
+@pytest.mark.parametrize("make", [cases.quick_cases, cases.full_cases])
+@pytest.mark.parametrize("hard", [False, True])
+def test_bench_time_is_shared_and_kept(make, hard):
+    least, _ = simulated(make, 0, hard, 1)
+    assert least == schedule.FLOOR  # no limit: everybody is called often
+    _, bare = simulated(make, 1e-9, False, 1)  # none: rivals are called LATE times, and no more
+    for factor, wanted in ((1.0, schedule.LATE), (2.5, schedule.FLOOR)):
+        for slowness in (0.3, 1, 4):
+            limit = factor * (bare * slowness + 60)
+            least, seconds = simulated(make, limit, hard, slowness)
+            assert least >= wanted
+            assert seconds <= limit * 1.05
+
+
+def test_bench_a_soft_limit_never_leaves_a_rival_out():
+    assert simulated(cases.full_cases, 60, False, 1)[0] == schedule.LATE
+
+
+def test_bench_a_hard_limit_ends_the_list_soon_after():
+    least, seconds = simulated(cases.quick_cases, 60, True, 1)
+    assert least == 0
+    assert seconds < 90
+
+
+def test_bench_only_keeps_the_cases_with_the_text(tmp_path):
+    file = tmp_path / "one.json"
+    command = [sys.executable, BENCH / "ops_bench.py", "--smoke", "--process", "best", "--repeats", "1", "--only", "per channel",
+               "--json", file]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert {m["case"] for m in plot.load(file)} == {"A int4 per channel, 6 x 256 x 256, 16 rows"}
+
+
+def test_bench_an_only_that_fits_nothing_is_refused():
+    result = subprocess.run([sys.executable, BENCH / "ops_bench.py", "--smoke", "--only", "no such case"],
+                            capture_output=True, text=True, check=False)
+    assert result.returncode != 0
+    assert "no case" in result.stderr
+
+
+class Given:
+    """Tokens and weights of one expert, small enough to be multiplied here."""
+
+    def __init__(self, seed=7, rows=5, k=8, h=6):
+        draw = torch.Generator().manual_seed(seed)
+        self.x = torch.randint(-9, 9, (rows, k), generator=draw)
+        self.weight = torch.randint(-9, 9, (1, k, 2 * h), generator=draw)
+        self.scale = torch.full((1, 2 * h), 0.25)
+        self.h = h
+
+    def groups(self):
+        return [(0, 0, len(self.x))]
+
+    def integers(self, expert):
+        return self.weight[expert]
+
+    def layer(self, scale):
+        sums = self.x.double() @ self.weight[0].double() * scale
+        gate, up = sums[:, :self.h], sums[:, self.h:]
+        return gate / (1 + torch.exp(-gate)) * up @ self.weight[0, :, :self.h].double().t()
+
+
+@pytest.mark.parametrize(("scaled", "scale"), [(True, 0.25), (False, 1.0)])
+def test_bench_a_layer_s_error_is_its_distance(scaled, scale):
+    given = Given()
+    right = given.layer(scale)
+    assert float(judge.layer_error(Given(), given, right / 64, scaled).split()[1].rstrip(":")) < 1e-12
+    noise = torch.randn(right.shape, generator=torch.Generator().manual_seed(8)).double()
+    noise *= 0.02 * right.norm() / noise.norm()
+    assert float(judge.layer_error(Given(), given, right + noise, scaled).split()[1].rstrip(":")) == pytest.approx(0.02, 0.1)
+
+
+def test_bench_a_layer_that_is_another_is_wrong():
+    given = Given()
+    right = given.layer(0.25)
+    for wrong in (right.flip(0), right.flip(1), torch.zeros_like(right), right * torch.nan, torch.randn(right.shape)):
+        assert judge.layer_error(Given(), given, wrong, True) is False
+
+
 def test_bench_every_kernel_has_the_roof_of_its_instruction():
     words = {"avx2_wide_unpacked": "vpmaddwd", "avx2_quads": "quads", "avx2_pairs": "pairs", "avx2_int4": "vpmaddubsw",
              "avx2_float": "vfmadd", "avx512vnni_int8": "vpdpbusd512", "avx512vnni_float": "vfmadd512",
@@ -89,3 +226,24 @@ def test_bench_table_names_case_and_rival(measurements):
     assert own["case"] in text
     assert min((m for m in rivals if m["exact"] is True), key=lambda m: m["seconds"])["implementation"] in text
     assert json.dumps(own["kernel"]).strip('"') in text
+
+
+def test_bench_table_says_where_a_rival_was_called_seldom(measurements):
+    own, rivals = next(markdown.cases(measurements))
+    rival = min((m for m in rivals if m["exact"] is True), key=lambda m: m["seconds"])
+    for calls, said in ((3, True), (4, True), (5, False), (9, False)):
+        assert (f"({calls} calls)" in markdown.against(own, [rival | {"repeats": calls}])[1]) == said
+
+
+def test_bench_colours_are_as_many_as_implementations():
+    names = ["qgmm 1 precision=strict", "qgmm 1 precision=fast", *(f"rival {i}" for i in range(12))]
+    colours = plot.palette([{"implementation": name} for name in names])
+    assert list(colours) == names
+    assert len(set(colours.values())) == len(names)
+
+
+def test_bench_drawings_are_written(measurements, tmp_path):
+    pytest.importorskip("matplotlib")
+    plot.draw(measurements, tmp_path)
+    names = {f"{name}_best.{ending}" for name in ("bars_down", "bars_quant", "roofline") for ending in ("png", "svg")}
+    assert {path.name for path in tmp_path.iterdir()} == names
