@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from . import library, ops, weights
+from . import library, ops, pages, weights
 from .explain import last_run, machine, reference
 
 _LABEL, _TEST = 16, 44
@@ -23,6 +23,13 @@ def _print_facts() -> None:
             why = facts.get(f"{key}_why")
             text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
             _print_fact(key.replace("_", " "), f"{text}: {why}" if why else text)
+
+
+def _print_pages() -> None:
+    packed = weights.pack_weight(torch.ones(2, 4096, 4096, dtype=torch.int8), certify=False)
+    share = pages.huge_share(packed.data)
+    told = "unknown: /proc/self/smaps does not say" if share is None else f"{share:.0%} of a packed weight of 32 MB"
+    _print_fact("2 MiB pages", told)
 
 
 def _print_fact(label: str, text: str) -> None:
@@ -138,8 +145,9 @@ def _self_tests(inputs: _Inputs) -> list[tuple[str, Callable[[], list[str]]]]:
 def main() -> int:
     """Prints the report; 0, or 1 where a self-test failed."""
     _print_facts()
-    print("\nself-test (against the scalar reference; weight_quant against float64)")
     try:
+        _print_pages()
+        print("\nself-test (against the scalar reference; weight_quant against float64)")
         tests = _self_tests(_Inputs())
     except Exception as error:
         print(f"weights cannot be packed: {error}\nverdict: broken")

@@ -2,6 +2,7 @@
 """What will run (explain), what ran (last_run, QGMM_VERBOSE), and what the machine is."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 import cases
 import qgmm
 import subprocesses
+from qgmm import pages
 
 
 def test_explain_is_data_and_runs_nothing(rng):
@@ -137,7 +139,45 @@ def test_machine_is_data():
     assert qgmm.machine()["version"] == qgmm.__version__
 
 
+SMAPS = """\
+{0:x}-{1:x} rw-p 00000000 00:00 0
+Size:              40960 kB
+Rss:                 100 kB
+AnonHugePages:         0 kB
+{1:x}-{2:x} rw-p 00000000 00:00 0
+Rss:                4096 kB
+Pss:                4096 kB
+AnonHugePages:      2048 kB
+{2:x}-{3:x} rw-p 00000000 00:00 0
+Rss:               12288 kB
+AnonHugePages:     10240 kB
+{3:x}-{4:x} r--p 00000000 08:01 77   /lib/of/somebody.so
+Rss:                 512 kB
+AnonHugePages:       512 kB
+"""
+
+
+def test_huge_share_counts_the_mappings_of_a_tensor(tmp_path):
+    tensor, file = torch.zeros(1 << 12, dtype=torch.uint8), tmp_path / "smaps"
+    start = tensor.data_ptr()
+    for marks, share in (((start - 9, start, start + 99, start + 4096, start + 9999), 12288 / 16384),
+                         ((start - 9, start - 1, start + 4096, start + 4097, start + 9999), 0.5),
+                         ((start - 9, start - 4, start - 3, start + 4096, start + 9999), 10240 / 12288),
+                         ((start + 4096, start + 5000, start + 6000, start + 7000, start + 8000), None)):
+        file.write_text(SMAPS.format(*marks))
+        assert pages.huge_share(tensor, str(file)) == share
+    file.write_text("")
+    assert pages.huge_share(tensor, str(file)) is None
+    assert pages.huge_share(tensor, str(tmp_path / "missing")) is None
+
+
+def test_huge_share_of_memory_here():
+    share = pages.huge_share(torch.ones(1 << 23))
+    assert share is None or 0 <= share <= 1
+
+
 def test_doctor_runs_and_self_tests():
     done = subprocesses.python("-m", "qgmm", "doctor")
+    assert re.search(r"^2 MiB pages +(\d+% of a packed weight|unknown)", done.stdout, re.MULTILINE), done.stdout
     for word in ("qgmm", "torch", "isa", "threads", "grouped_matmul_swiglu_quant", "weight_quant_grouped_matmul"):
         assert word in done.stdout.lower(), word
