@@ -171,6 +171,7 @@ def rivals(stack, capped, thorough, notes):
         notes.append("ONNX Runtime: left out: its instructions cannot be capped")
         return []
     if stack.weights == "int8":
-        layer = [QMoE] if thorough and stack.operator == "A" else []
+        whole = thorough and stack.operator == "A" and stack.distribution == "sigma20" and not stack.offset
+        layer = [QMoE] if whole else []  # of one distribution, as kt-kernel
         return [MatMulInteger, MatMulIntegerOps, *layer]
     return [MatMulNBits] if stack.slice in SLICES else []
