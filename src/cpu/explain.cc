@@ -37,12 +37,13 @@ std::string KernelList(const Plan& plan) {
   struct Use {
     const Kernel* kernel;
     int64_t blocks, rows, least, most, k_block;
+    bool meanwhile;
   };
   std::vector<Use> uses;
   for (const RowBlock& b : plan.blocks) {
     for (const Kernel* kernel : KernelsOf(plan, b)) {
       auto found = std::find_if(uses.begin(), uses.end(), [&](const Use& u) { return u.kernel == kernel; });
-      if (found == uses.end()) found = uses.insert(uses.end(), {kernel, 0, 0, b.rows, b.rows, b.k_block});
+      if (found == uses.end()) found = uses.insert(uses.end(), {kernel, 0, 0, b.rows, b.rows, b.k_block, b.meanwhile});
       ++found->blocks;
       found->rows += b.rows;
       found->least = std::min<int64_t>(found->least, b.rows);
@@ -59,6 +60,7 @@ std::string KernelList(const Plan& plan) {
                           .Add("least_rows", u.least)
                           .Add("most_rows", u.most)
                           .Add("k_block", u.k_block)
+                          .Add("overlapped", u.meanwhile)
                           .Text());
   }
   return Json::List(objects);

@@ -12,6 +12,14 @@
 
 namespace qgmm::cpu {
 
+/// Other work of the calling thread, a little of which a kernel does after each of its steps: rows of sums that earlier
+/// calls completed, whose stages run on units that this kernel's instructions leave idle.
+struct Meanwhile {
+  void (*run)(void* state, int parts);  // touches nothing that the call reads or writes
+  void* state;
+  int parts;  // at most so many during the call, evenly; whoever gave them does what is left
+};
+
 /// acc[i * kPairColumns + j] (+)= sum over k of x[i][k] * w[k][j], for i < rows <= tile_m, j < 16 * panels. int32 modulo
 /// 2^32; kFloat: fp32 fma, k ascending in one lane per output.
 struct GemmArgs {
@@ -32,7 +40,9 @@ struct GemmArgs {
   void* acc;             // int32 or float
   const float* scales;   // kernels that fold, else null: `slices` slices of k each follow one another in x and w, row_sums of
   int slices;            // theirs too; acc is fp32: c = fma(float(sum), scales[slice][j], c), from +0 unless `add`.
-};                       // Rows of scales are kPairColumns apart.
+                         // Rows of scales are kPairColumns apart
+  const Meanwhile* meanwhile;  // for kernels that have a use for it; null: there is nothing to do
+};
 using GemmFn = void (*)(const GemmArgs&);
 
 /// kFixed16: what a row is besides its int16 X, which are 0 for outliers.
@@ -78,6 +88,7 @@ struct Kernel {
   bool x_tiles = false;  // packed x is [rows / row_step][k / 64][row_step][64] bytes, not rows
   bool row_sums;   // reads GemmArgs::row_sums
   bool folds = false;  // takes GemmArgs::scales
+  bool meanwhile = false;  // runs parts of GemmArgs::meanwhile: a plan then completes sums before it finishes them
   PackXFn pack_x;
   int widened_bytes;  // bytes per line after `widen`; 0: lines are read as packed
   WidenFn widen;

@@ -6,10 +6,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <fstream>
 #include <numeric>
 #include <string>
 
+#include "check.h"
 #include "cpu/team.h"
 
 namespace qgmm::cpu {
@@ -168,6 +170,14 @@ std::vector<NodeTasks> TasksOfNodes(const Problem& p, const Plan& plan) {
   return nodes;
 }
 
+/// A block's last span has no other to wait for: with one span alone the sums stay in L1, strip after strip.
+void DecideMeanwhile(Overlap overlap, Plan& plan) {
+  for (RowBlock& b : plan.blocks) {
+    const bool wanted = overlap == Overlap::kAlways || (overlap == Overlap::kByKernel && b.kernel->meanwhile);
+    b.meanwhile = wanted && plan.pairs > plan.span;
+  }
+}
+
 void AddTasks(const Problem& p, Plan& plan) {
   int64_t count = p.m > (p.rows.empty() ? 0 : p.rows.back().end) ? 1 : 0;
   for (const RowBlock& b : plan.blocks) count += b.tasks;
@@ -202,6 +212,13 @@ int64_t CacheBytes(int level, int sysconf_name, int64_t unknown) {
   return asked > 0 ? asked : unknown;
 }
 
+Overlap ChosenOverlap() {
+  const char* text = std::getenv("QGMM_OVERLAP");
+  const std::string value = text == nullptr || *text == '\0' ? "1" : text;
+  if (value != "0" && value != "1") RefuseSetting("QGMM_OVERLAP must be 0 or 1; got " + value);
+  return value == "0" ? Overlap::kNever : Overlap::kByKernel;
+}
+
 /// The most that any block needs of every part.
 void LayOutScratch(const Problem& p, Plan& plan) {
   const bool plain = !p.w.packed.given(), whole_results = p.epilogue.finish == Finish::kSwigluQuant;
@@ -211,7 +228,8 @@ void LayOutScratch(const Problem& p, Plan& plan) {
   for (const RowBlock& b : plan.blocks) {
     const Kernel& kernel = *b.kernel;
     const int64_t strip = std::min<int64_t>(StripRows(b), b.padded_rows);
-    const int64_t acc_rows = b.k_block < p.k ? int64_t{b.padded_rows} * plan.span : strip;
+    const int64_t spans = b.meanwhile ? 2 : 1;  // one being multiplied, one being finished
+    const int64_t acc_rows = b.k_block < p.k || b.meanwhile ? spans * plan.span * b.padded_rows : strip;
     const int64_t lines = CeilDiv(b.k_block, LineK(p.w.dtype)) + 1;
     const auto raise = [](size_t& part, int64_t bytes) {
       part = std::max(part, static_cast<size_t>(RoundUp(bytes, 64)));
@@ -229,14 +247,14 @@ void LayOutScratch(const Problem& p, Plan& plan) {
     if (p.folds()) raise(need.folded, acc_rows * kPairColumns * 4);
     if (plain || plan.promises.given()) raise(need.lines, plan.span * 2 * lines * kLineBytes);
     if (kernel.widen) raise(need.widened, 2 * lines * kernel.widened_bytes);
-    raise(need.scales, kScalePairs * p.scale_slices() * kPairColumns * 4);
+    raise(need.scales, spans * kScalePairs * p.scale_slices() * kPairColumns * 4);
     if (fixed) {
       raise(need.fixed_scales, b.packed_rows * slices * 4);
       raise(need.outliers, (b.packed_rows + 1) * slices * kOutlierWords * 8);
       raise(need.outlier_counts, int64_t{b.packed_rows} * 4);
       if (b.k_block < p.k) raise(need.outlier_lines, 2 * CeilDiv(p.k, LineK(p.w.dtype)) * kLineBytes);
     }
-    raise(need.columns, plan.span * kColumnRows * kPairColumns * 4);
+    raise(need.columns, spans * plan.span * kColumnRows * kPairColumns * 4);
     if (whole_results && b.tasks == 1) raise(need.results, plan.pairs * b.rows * kPanelColumns * 4);
     if (whole_results) raise(need.row_max, int64_t{b.rows} * 4);
   }
@@ -292,7 +310,7 @@ Caches DetectCaches() {
   return caches;
 }
 
-Plan MakePlan(const Problem& problem, Isa isa, int workers, const Caches& caches, int nodes) {
+Plan MakePlan(const Problem& problem, Isa isa, int workers, const Caches& caches, int nodes, Overlap overlap) {
   Plan plan;
   plan.isa = isa;
   plan.stages = &StagesFor(isa);
@@ -305,6 +323,7 @@ Plan MakePlan(const Problem& problem, Isa isa, int workers, const Caches& caches
   plan.span = SpanOf(problem, plan);
   Split(problem, plan);
   AddTasks(problem, plan);
+  DecideMeanwhile(overlap, plan);
   LayOutScratch(problem, plan);
   return plan;
 }
@@ -316,13 +335,14 @@ int WorthWorkers(const Problem& problem) {
 }
 
 Plan MakePlan(const Problem& problem, const Context& context, const Topology& topology) {
+  const Overlap overlap = ChosenOverlap();
   std::string why;
   int workers = WorkersFor(context, &why);
   if (const int worth = WorthWorkers(problem); worth < workers && !WorkersForced(context)) {
     workers = worth;
     why = "a small call";
   }
-  Plan plan = MakePlan(problem, ChosenIsa(context.max_isa), workers, DetectCaches(), topology.nodes);
+  Plan plan = MakePlan(problem, ChosenIsa(context.max_isa), workers, DetectCaches(), topology.nodes, overlap);
   plan.workers_why = plan.workers < workers ? "no more tasks than that" : why;
   return plan;
 }

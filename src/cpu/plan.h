@@ -25,6 +25,7 @@ struct RowBlock {
   const Kernel* by_certificate[kCertificates];    // what panels with one get; `kernel` where it is no use
   bool pairs_together;      // a kernel takes both panels of a pair: the lesser certificate counts
   int64_t k_block;          // k elements per pass over the block's strips: whole slices, or a part of one
+  bool meanwhile;           // rows of a span of pairs are finished while the next span is multiplied, by whose kernels
   int tasks;                // 1: whole, results stay in the worker's scratch; more: split over pairs
   int64_t results = -1;     // split operator A: offset of [pair][rows][16] fp32 in the shared workspace
   int64_t row_max = -1;     // split operator A: offset of [task][rows] uint32 there
@@ -73,9 +74,17 @@ struct Caches {
 };
 Caches DetectCaches();
 
+/// Whether the stages of a span of pairs wait for the kernel calls of the next: where a kernel asks for it, never
+/// (QGMM_OVERLAP=0), or whatever the kernel (tests: one that runs no parts leaves them to the worker).
+enum class Overlap { kByKernel, kNever, kAlways };
+
 /// A pure function of its arguments.
-Plan MakePlan(const Problem& problem, Isa isa, int workers, const Caches& caches, int nodes = 1);
+Plan MakePlan(const Problem& problem, Isa isa, int workers, const Caches& caches, int nodes = 1,
+              Overlap overlap = Overlap::kByKernel);
 Plan MakePlan(const Problem& problem, const Context& context, const Topology& topology = MachineTopology());
+
+/// run.cc: carries a plan out.
+void Execute(const Problem& problem, const Plan& plan, Context& context, const Topology& topology);
 
 /// Workers that a call is worth: waking another one costs about as much as this many nanoseconds of work.
 inline constexpr double kWorkerNs = 20000;

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 #include <memory>
+#include <utility>
 
 #include "cpu/backend.h"
 #include "cpu/numa.h"
@@ -75,7 +76,10 @@ void Worker::WriteZeros(const Task& task) {
 void Run(const Problem& p, Context& context) { Run(p, context, MachineTopology()); }
 
 void Run(const Problem& p, Context& context, const Topology& topology) {
-  const Plan plan = MakePlan(p, context, topology);
+  Execute(p, MakePlan(p, context, topology), context, topology);
+}
+
+void Execute(const Problem& p, const Plan& plan, Context& context, const Topology& topology) {
   // 64 bytes more: kernels may prefetch or load whole vectors at the end of the last part.
   std::byte* shared = static_cast<std::byte*>(context.Workspace(plan.workspace_bytes() + 64));
   std::byte* scratch = shared + plan.shared_bytes;
@@ -90,17 +94,29 @@ void Run(const Problem& p, Context& context, const Topology& topology) {
     const FloatMode mode;
     const int slot = slots.Claim(index, topology);
     Worker worker(p, plan, scratch + static_cast<size_t>(slot) * plan.scratch.bytes, shared);
+    const auto complete = [&](const Task& task) {
+      if (progress[static_cast<size_t>(task.block)].fetch_sub(1, std::memory_order_acq_rel) == 1 && requantize) {
+        worker.Requantize(plan.blocks[static_cast<size_t>(task.block)]);
+      }
+    };
+    const Task* open = nullptr;  // its last rows are finished while the next task of its block is multiplied
+    const auto close = [&] {
+      worker.FinishRest();
+      if (open != nullptr) complete(*std::exchange(open, nullptr));
+    };
     for (int t = queue.Take(slot); t >= 0; t = queue.Take(slot)) {
       const Task& task = plan.tasks[static_cast<size_t>(t)];
       if (task.block < 0) {
         worker.WriteZeros(task);
         continue;
       }
+      if (open != nullptr && open->block != task.block) close();
       worker.Multiply(task);
-      if (progress[static_cast<size_t>(task.block)].fetch_sub(1, std::memory_order_acq_rel) == 1 && requantize) {
-        worker.Requantize(plan.blocks[static_cast<size_t>(task.block)]);
-      }
+      if (open != nullptr) complete(*open);
+      open = plan.blocks[static_cast<size_t>(task.block)].meanwhile ? &task : nullptr;
+      if (open == nullptr) complete(task);
     }
+    close();
     kernels_ran.fetch_or(worker.kernels_ran(), std::memory_order_relaxed);
   });
 

@@ -28,18 +28,10 @@ uint64_t TableBit(const Kernel* kernel) {
 
 }  // namespace
 
-float* Worker::Results(const RowBlock& b) const {
-  return b.results < 0 ? At<float>(plan_.scratch.results) : reinterpret_cast<float*>(shared_ + b.results);
-}
-
-uint32_t* Worker::RowMax(const RowBlock& b, int index) const {
-  if (b.row_max < 0) return At<uint32_t>(plan_.scratch.row_max);
-  return reinterpret_cast<uint32_t*>(shared_ + b.row_max) + static_cast<int64_t>(index) * b.rows;
-}
-
-/// Where a strip's accumulators start: with several stretches of k those of all strips and pairs of the span wait.
-int64_t Worker::AccRow(const RowBlock& b, int pair, int row, int strip_row) const {
-  return b.k_block < p_.k ? int64_t{pair} * b.padded_rows + row : strip_row;
+/// Where a strip's accumulators start: those of all strips and pairs of the span wait, with several stretches of k for the
+/// next, and where a block is finished later for that.
+int64_t Worker::AccRow(const RowBlock& b, int slot, int row, int strip_row) const {
+  return b.k_block < p_.k || b.meanwhile ? int64_t{slot} * b.padded_rows + row : strip_row;
 }
 
 /// Packed x of the block in the form of that kernel, made when it is first asked for.
@@ -82,19 +74,18 @@ void Worker::PackX(const RowBlock& b, const Kernel& kernel, std::byte* packed) {
 }
 
 /// Scales of several pairs, as they lie together.
-void Worker::GatherScales(const RowBlock& b, int64_t first_pair, int64_t pairs) {
+void Worker::GatherScales(const RowBlock& b, int64_t first_pair, int64_t pairs, float* to) {
   const Columns& scale = p_.epilogue.scale;
   if (!scale.given()) return;
-  GatherPairs(scale, b.expert, p_.scale_slices(), first_pair, pairs, p_.n, p_.w.paired,
-              At<float>(plan_.scratch.scales));
+  GatherPairs(scale, b.expert, p_.scale_slices(), first_pair, pairs, p_.n, p_.w.paired, to);
 }
 
-void Worker::GatherColumns(const RowBlock& b, int64_t pair, int index) {
+void Worker::GatherColumns(const RowBlock& b, int64_t pair, int slot) {
   const Epilogue& e = p_.epilogue;
   const PanelSpan spans[2] = {ColumnsOf(2 * pair, p_.n, p_.w.paired), ColumnsOf(2 * pair + 1, p_.n, p_.w.paired)};
-  PairColumns& out = columns_[index];
+  PairColumns& out = columns_[slot];
   out = {};
-  float* row = At<float>(plan_.scratch.columns) + static_cast<ptrdiff_t>(index) * kColumnRows * kPairColumns;
+  float* row = At<float>(plan_.scratch.columns) + static_cast<ptrdiff_t>(slot) * kColumnRows * kPairColumns;
   const auto next = [&] { return std::exchange(row, row + kPairColumns); };
   const PanelSpan gate_only[2] = {spans[0], {}};  // smooth has n / 2 columns: nothing of it belongs to the up panel
   const auto gather = [&](const Columns& columns, const PanelSpan* places) -> const float* {
@@ -126,12 +117,12 @@ void Worker::ChooseKernels(const RowBlock& b, int64_t pair, PairLines* lines) co
   }
 }
 
-Worker::PairLines Worker::Lines(const RowBlock& b, int64_t pair, int index, int64_t first_k, int64_t k) {
+Worker::PairLines Worker::Lines(const RowBlock& b, int64_t pair, int index, int slot, int64_t first_k, int64_t k) {
   const int64_t count = LinesOf(k, p_.w.dtype), first = first_k / LineK(p_.w.dtype);
   PairLines lines = {};
   lines.first_k = first_k;
   lines.k = k;
-  lines.index = index;
+  lines.slot = slot;
   ChooseKernels(b, pair, &lines);
   if (plan_.promises.given() && pair + 1 < plan_.pairs) {  // three misses a panel otherwise: 15 % of decode
     for (int64_t next = 2 * pair + 2; next < 2 * pair + 4; ++next) {
@@ -201,6 +192,22 @@ void Worker::SetPrefetch(const RowBlock& b, const Kernel& kernel, const PairLine
   }
 }
 
+/// The values per column of the span that begins at pair `first`. Returns the slot of its first pair: spans take turns where
+/// the one before is still being finished, and so do four pairs' scales.
+int Worker::GatherSpan(const RowBlock& b, const Task& task, int64_t first, int pairs) {
+  const int64_t place = (first - task.first_pair) % kScalePairs, pair_scales = p_.scale_slices() * kPairColumns;
+  turn_ = b.meanwhile ? 1 - turn_ : 0;
+  if (place == 0) scales_turn_ = b.meanwhile ? 1 - scales_turn_ : 0;
+  const int slot = turn_ * plan_.span;
+  float* scales = At<float>(plan_.scratch.scales) + scales_turn_ * kScalePairs * pair_scales;
+  if (place == 0) GatherScales(b, first, std::min<int64_t>(kScalePairs, task.first_pair + task.pairs - first), scales);
+  for (int i = 0; i < pairs; ++i) {
+    GatherColumns(b, first + i, slot + i);
+    columns_[slot + i].scale = scales + (place + i) * pair_scales;
+  }
+  return slot;
+}
+
 void Worker::Multiply(const Task& task) {
   const RowBlock& b = plan_.blocks[static_cast<size_t>(task.block)];
   if (block_ != task.block) packed_ = certified_packed_ = transposed_ = false;
@@ -214,12 +221,8 @@ void Worker::Multiply(const Task& task) {
   if (b.kernel->enter) b.kernel->enter();
   for (int64_t first = task.first_pair; first < end; first += plan_.span) {
     const int pairs = static_cast<int>(std::min<int64_t>(plan_.span, end - first));
-    const int64_t place = (first - task.first_pair) % kScalePairs;
-    if (place == 0) GatherScales(b, first, std::min<int64_t>(kScalePairs, end - first));
-    for (int i = 0; i < pairs; ++i) {
-      GatherColumns(b, first + i, i);
-      columns_[i].scale = At<float>(plan_.scratch.scales) + (place + i) * p_.scale_slices() * kPairColumns;
-    }
+    const int slot = GatherSpan(b, task, first, pairs);
+    unfinished_.products_left = int64_t{pairs} * 2 * b.packed_rows * p_.k;
     for (int64_t k0 = 0; k0 < p_.k; k0 += b.k_block) {
       const int64_t k = std::min(b.k_block, p_.k - k0), count = LinesOf(k, p_.w.dtype);
       if (!p_.w.packed.given()) {
@@ -227,7 +230,7 @@ void Worker::Multiply(const Task& task) {
                           At<uint8_t>(plan_.scratch.lines), count * kLineBytes}, plan_.stages->lines);
       }
       for (int i = 0; i < pairs; ++i) {
-        PairLines lines = Lines(b, first + i, i, k0, k);
+        PairLines lines = Lines(b, first + i, i, slot + i, k0, k);
         FindNext(b, task, first + i, &lines);
         kernels_ran_ |= TableBit(lines.kernel[0]) | TableBit(lines.kernel[1]);
         for (int row = 0; row < b.packed_rows; row += strip) {
@@ -236,10 +239,11 @@ void Worker::Multiply(const Task& task) {
           if (k0 + k < p_.k) continue;
           AddResiduals(b, lines, row, rows);
           AddOutliers(b, lines, first + i, row, rows);
-          FinishStrip(b, task, first + i, i, row, rows);
+          if (!b.meanwhile) FinishStrip(Strip(b, task, first + i, slot + i, row, rows));
         }
       }
     }
+    if (b.meanwhile) FinishLater(b, task, first, pairs, slot);
   }
   if (b.kernel->leave) b.kernel->leave();
 }
@@ -253,12 +257,12 @@ void Worker::MultiplyStrip(const RowBlock& b, const PairLines& lines, int row, i
   for (int64_t k = lines.first_k; k < stretch_end; ++slice) {
     const int64_t slice_end = (slice + 1) * p_.slice, end = std::min(slice_end, stretch_end);
     MultiplySlice(b, lines, row, rows, slice, k, end - k);
-    const int64_t at = AccRow(b, lines.index, row, 0) * kPairColumns;
+    const int64_t at = AccRow(b, lines.slot, row, 0) * kPairColumns;
     if (p_.product == Product::kFixed16 && (end == slice_end || end == p_.k)) {
       plan_.stages->fold_rows(At<int32_t>(plan_.scratch.acc) + at, Fixed(row).scales + slice, slices_, slice == 0, rows,
                               At<float>(plan_.scratch.folded) + at);
     } else if (end == slice_end && slices_ > 1) {
-      plan_.stages->fold(At<int32_t>(plan_.scratch.acc) + at, columns_[lines.index].scale + slice * kPairColumns,
+      plan_.stages->fold(At<int32_t>(plan_.scratch.acc) + at, columns_[lines.slot].scale + slice * kPairColumns,
                          slice == 0, rows, At<float>(plan_.scratch.folded) + at);
     }
     k = end;
@@ -273,7 +277,7 @@ void Worker::MultiplySlice(const RowBlock& b, const PairLines& lines, int row, i
   args.k_offset = static_cast<int>(first_k % line_k);
   args.add = first_k != slice * p_.slice;
   MultiplyTiles(b, lines, row, rows, slice, first_k, args,
-                At<int32_t>(plan_.scratch.acc) + AccRow(b, lines.index, row, 0) * kPairColumns);
+                At<int32_t>(plan_.scratch.acc) + AccRow(b, lines.slot, row, 0) * kPairColumns);
 }
 
 /// Whole slices, which the kernel folds.
@@ -282,16 +286,17 @@ void Worker::MultiplySlices(const RowBlock& b, const PairLines& lines, int row, 
   GemmArgs args = {};
   args.k = static_cast<int>(p_.slice);
   args.slices = static_cast<int>(lines.k / p_.slice);
-  args.scales = columns_[lines.index].scale + slice * kPairColumns;
+  args.scales = columns_[lines.slot].scale + slice * kPairColumns;
   args.add = slice > 0;
   MultiplyTiles(b, lines, row, rows, slice, lines.first_k, args,
-                At<int32_t>(plan_.scratch.folded) + AccRow(b, lines.index, row, 0) * kPairColumns);
+                At<int32_t>(plan_.scratch.folded) + AccRow(b, lines.slot, row, 0) * kPairColumns);
 }
 
 /// Panel by panel (or the pair), tile after tile of rows; `acc`: of the strip's first row.
 void Worker::MultiplyTiles(const RowBlock& b, const PairLines& lines, int row, int rows, int64_t slice, int64_t first_k,
                            GemmArgs args, int32_t* acc) {
   const int64_t line_k = LineK(p_.w.dtype), line = first_k / line_k - lines.first_k / line_k;
+  const int64_t k = int64_t{args.k} * (args.scales ? args.slices : 1);
   const float* scales = args.scales;
   args.row_sums_stride = slices_;
   for (int h = 0; h < 2; h += lines.kernel[h]->panels) {
@@ -312,67 +317,9 @@ void Worker::MultiplyTiles(const RowBlock& b, const PairLines& lines, int row, i
       if (args.prefetch_step < kLineBytes) {  // several tiles share the next stretch, each slice a part of their part
         for (int i = 0; i < kernel.panels; ++i) args.prefetch[i] += line * args.prefetch_step;
       }
+      args.meanwhile = unfinished_.rows_left > 0 ? ShareOut(int64_t{args.rows} * kernel.panels * k) : nullptr;
       kernel.gemm(args);
     }
-  }
-}
-
-/// After the last stretch: what certified bytes lack. x is transposed when the first list of a block is met.
-void Worker::AddResiduals(const RowBlock& b, const PairLines& lines, int row, int rows) {
-  const int width = TransposedWidth(b), strip = StripRows(b);
-  int8_t* transposed = At<int8_t>(plan_.scratch.transposed_x);
-  for (int h = 0; h < 2; ++h) {
-    const Kernel& kernel = *lines.kernel[h];
-    if (kernel.needs == Certificate::kNone || lines.promise[h].count == 0) continue;
-    if (!transposed_) {
-      const int64_t stride = PackedStride(p_.k, kernel);
-      const uint8_t* x = reinterpret_cast<const uint8_t*>(PackedX(b, kernel));
-      for (int r = 0; r < b.packed_rows; r += strip) {
-        plan_.stages->transpose_x(x + r * stride, stride, std::min(strip, b.packed_rows - r), width, p_.k,
-                                  transposed + r / strip * p_.k * width);
-      }
-      transposed_ = true;
-    }
-    plan_.stages->add_residuals(
-        {lines.promise[h], transposed + row / strip * p_.k * width, width, rows, p_.k,
-         At<int32_t>(plan_.scratch.acc) + AccRow(b, lines.index, row, 0) * kPairColumns + h * kPanelColumns,
-         At<int32_t>(plan_.scratch.residual_sums)});
-  }
-}
-
-void Worker::FinishStrip(const RowBlock& b, const Task& task, int64_t pair, int index, int row, int rows) {
-  const PairColumns& columns = columns_[index];
-  const int front = b.packed_rows - b.rows;
-  const int64_t at = AccRow(b, index, row, 0) * kPairColumns;
-  const int first_real = row == 0 ? 0 : row - front;  // in the block
-  StripArgs s = {};
-  s.problem = &p_;
-  s.acc = At<int32_t>(p_.product == Product::kFixed16 ? plan_.scratch.folded : plan_.scratch.acc) + at;
-  s.folded = slices_ > 1 ? At<float>(plan_.scratch.folded) + at : nullptr;
-  s.rows = rows;
-  s.assist_row = row == 0 ? front : 0;
-  s.first_row = b.first_row + first_real;
-  for (int h = 0; h < 2; ++h) {
-    const PanelSpan span = ColumnsOf(2 * pair + h, p_.n, p_.w.paired);
-    s.columns[h] = span.columns;
-    s.first_column[h] = span.first;
-  }
-  s.scale = columns.scale;
-  s.int_bias = columns.int_bias;
-  s.assist = columns.assist;
-  s.d = columns.d;
-  s.smooth = columns.smooth;
-  s.offset = columns.offset;
-  s.bias = columns.bias;
-  s.x_sums = At<float>(plan_.scratch.x_sums) + first_real;
-  switch (p_.epilogue.finish) {
-    case Finish::kSwigluQuant:
-      s.results = Results(b) + (pair * b.rows + first_real) * kPanelColumns;
-      s.row_max = RowMax(b, task.index) + first_real;
-      return plan_.stages->finish_swiglu(s);
-    case Finish::kAffine: return plan_.stages->finish_affine(s);
-    case Finish::kDequantize:
-    case Finish::kInt32: return plan_.stages->finish_dequantize(s);
   }
 }
 

@@ -16,8 +16,10 @@ class Worker {
   Worker(const Problem& problem, const Plan& plan, std::byte* scratch, std::byte* shared)
       : p_(problem), plan_(plan), slices_(problem.slices()), scratch_(scratch), shared_(shared) {}
 
-  /// Everything of the task but the requantisation of its rows.
+  /// Everything of the task but the requantisation of its rows; blocks that are finished `meanwhile`: and but the stages of
+  /// its last span, which the next task of the same block or FinishRest brings.
   void Multiply(const Task& task);
+  void FinishRest();
   /// Operator A: scales and codes of a block whose tasks are all done, by whoever finished the last one.
   void Requantize(const RowBlock& block);
   /// Rows in no group.
@@ -42,19 +44,31 @@ class Worker {
     alignas(64) int32_t column_sums[2][kPanelColumns];  // the same
     const uint8_t* next[2];    // the panels of the stretch that follows; null if none does
     int64_t first_k, k;
-    int index;                 // of the pair in its span
+    int slot;                  // of its sums and columns
+  };
+  /// Pairs whose sums are complete, and of whose packed rows some are not finished.
+  struct Unfinished {
+    const RowBlock* block = nullptr;
+    const Task* task = nullptr;
+    int64_t pair = 0;           // the next row's
+    int slot = 0, pair_rows_left = 0;
+    int rows_left = 0;
+    int64_t products_left = 0;  // of the span being multiplied: row, panel and k
+    StripArgs strip = {};       // the rest of the pair
+    Meanwhile work = {};
   };
   template <class T>
   T* At(size_t offset) const { return reinterpret_cast<T*>(scratch_ + offset); }
   float* Results(const RowBlock& b) const;
   uint32_t* RowMax(const RowBlock& b, int index) const;
-  int64_t AccRow(const RowBlock& b, int pair, int row, int strip_row) const;
+  int64_t AccRow(const RowBlock& b, int slot, int row, int strip_row) const;
 
   void PackX(const RowBlock& b, const Kernel& kernel, std::byte* packed);
   const std::byte* PackedX(const RowBlock& b, const Kernel& kernel);
-  void GatherScales(const RowBlock& b, int64_t first_pair, int64_t pairs);
-  void GatherColumns(const RowBlock& b, int64_t pair, int index);
-  PairLines Lines(const RowBlock& b, int64_t pair, int index, int64_t first_k, int64_t k);
+  int GatherSpan(const RowBlock& b, const Task& task, int64_t first, int pairs);
+  void GatherScales(const RowBlock& b, int64_t first_pair, int64_t pairs, float* to);
+  void GatherColumns(const RowBlock& b, int64_t pair, int slot);
+  PairLines Lines(const RowBlock& b, int64_t pair, int index, int slot, int64_t first_k, int64_t k);
   void ChooseKernels(const RowBlock& b, int64_t pair, PairLines* lines) const;
   void FindNext(const RowBlock& b, const Task& task, int64_t pair, PairLines* lines) const;
   void SetPrefetch(const RowBlock& b, const Kernel& kernel, const PairLines& lines, int half, int row,
@@ -70,7 +84,11 @@ class Worker {
   void AddOutliers(const RowBlock& b, const PairLines& lines, int64_t pair, int row, int rows);
   void UniteOutliers(const RowBlock& b);
   const uint8_t* OutlierLines(const RowBlock& b, const PairLines& lines, int64_t pair, int h);
-  void FinishStrip(const RowBlock& b, const Task& task, int64_t pair, int index, int row, int rows);
+  StripArgs Strip(const RowBlock& b, const Task& task, int64_t pair, int slot, int row, int rows) const;
+  void FinishStrip(const StripArgs& strip) const;
+  void FinishLater(const RowBlock& b, const Task& task, int64_t first_pair, int pairs, int slot);
+  void FinishRows(int count);
+  const Meanwhile* ShareOut(int64_t products);
 
   const Problem& p_;
   const Plan& plan_;
@@ -81,7 +99,9 @@ class Worker {
   bool packed_ = false, certified_packed_ = false, transposed_ = false;
   bool outliers_ = false;     // kFixed16: some row of the block has one
   int64_t outlier_pair_ = -1; // whose lines lie in scratch
-  PairColumns columns_[kScalePairs];
+  PairColumns columns_[2 * kScalePairs];  // of the span being multiplied and of the one being finished, by slot
+  int turn_ = 0, scales_turn_ = 0;        // which half of the slots, and of the scratch for scales
+  Unfinished unfinished_;
   uint64_t kernels_ran_ = 0;
 };
 

@@ -16,7 +16,8 @@ from suites import Session
 ASAN = "detect_stack_use_after_return=1:strict_string_checks=1:allocator_may_return_null=1:max_allocation_size_mb=8192"
 UBSAN = "print_stacktrace=1"
 LEAKS = f"print_suppressions=0:suppressions={ROOT / 'tests' / 'sanitizers' / 'leaks.txt'}"
-THREADS = ("numa_test", "queue_test", "run_test", "team_test")  # those that tests/CMakeLists.txt labels "threads"
+# Those that tests/CMakeLists.txt labels "threads".
+THREADS = ("meanwhile_test", "numa_test", "queue_test", "run_test", "team_test")
 FUZZ = ROOT / "tests" / "python" / "test_fuzz.py"
 
 

@@ -161,6 +161,43 @@ __attribute__((noinline)) void Product(const Operands& start, const Fetch<kFetch
   if (k % kTileK != 0) LastStep<kForm>(o, k % kTileK);
 }
 
+/// Other work, its parts spread evenly over the steps of a call.
+struct Parts {
+  const Meanwhile* work;
+  int steps;    // of the call
+  int due = 0;  // parts times `steps`
+
+  /// How many steps to do before the next part, at most `most`; they count as done.
+  int NextSteps(int most) {
+    int count = 1;
+    for (due += work->parts; due < steps && count < most; due += work->parts) ++count;
+    return count;
+  }
+  void Run() {
+    int count = 0;
+    for (; due >= steps; due -= steps) ++count;
+    if (count > 0) work->run(work->state, count);
+  }
+};
+
+/// The product in pieces, and parts of other work between them: rows of stages, whose divisions and fp32 work fit into the
+/// 64 to 85 cycles that the tile instructions before and after them are busy. The loop over steps is the same as without:
+/// nothing of this is in it, so a step costs nothing where no part is due. Not timed; QGMM_OVERLAP=0 is the other side.
+template <Form kForm, int kFetchLines>
+void ProductMeanwhile(Operands o, Fetch<kFetchLines> fetch, int k, int fetching, Parts* parts) {
+  if (!parts->work) return Product<kForm>(o, fetch, k, fetching);
+  for (int left = k / kTileK; left > 0;) {
+    const int steps = parts->NextSteps(left), fetches = fetching < steps ? fetching : steps;
+    Product<kForm>(o, fetch, steps * kTileK, fetches);
+    parts->Run();
+    o.template Advance<kForm>(steps);
+    fetch.Advance(fetches);
+    fetching -= fetches;
+    left -= steps;
+  }
+  if (k % kTileK != 0) LastStep<kForm>(o, k % kTileK);
+}
+
 /// Sums of kSlices slices one after the other into the fp32 rows.
 template <int kSlices>
 void Fold(const int32_t* sums, const float* scales, bool first, int rows, float* acc) {
@@ -202,21 +239,22 @@ void Multiply(const GemmArgs& a, int fetches) {
   Fetch<kFetchLines> fetch = {{a.prefetch[0], a.prefetch[1]}};
   alignas(64) int32_t sums[2 * kSums];
   const int steps = a.k / kTileK;
+  Parts parts = {a.meanwhile, steps * (a.scales ? a.slices : 1)};
   if constexpr (kForm == Form::kHighLow) {
     ZeroSums<kForm>();
-    Product<kForm>(o, fetch, a.k, fetches);
+    ProductMeanwhile<kForm>(o, fetch, a.k, fetches, &parts);
     StoreSums<kForm>(sums);
     return AddHighAndLow(sums, a.add, a.rows, static_cast<int32_t*>(a.acc));
   }
   if (!a.scales) {
     a.add ? LoadSums<kForm>(static_cast<const int32_t*>(a.acc)) : ZeroSums<kForm>();
-    Product<kForm>(o, fetch, a.k, fetches);
+    ProductMeanwhile<kForm>(o, fetch, a.k, fetches, &parts);
     return StoreSums<kForm>(static_cast<int32_t*>(a.acc));
   }
   for (int slice = 0; slice < a.slices; ++slice, o.template Advance<kForm>(steps)) {
     const int fetching = fetches < steps ? fetches : steps;
     ZeroSums<kForm>();
-    Product<kForm>(o, fetch, a.k, fetching);
+    ProductMeanwhile<kForm>(o, fetch, a.k, fetching, &parts);
     StoreSums<kForm>(sums + slice % 2 * kSums);
     fetches -= fetching;
     fetch.Advance(fetching);
@@ -306,17 +344,17 @@ void WidenNibbles(const uint8_t* lines, int line_count, uint8_t* out) {
 constexpr Kernel kAmxInt8 = {.name = "amx_int8", .isa = Isa::kAmx, .product = Product::kInt8, .panels = 2,
                              .tile_m = 2 * kTileRows, .row_step = kTileRows, .min_rows = 9, .slice_step = kTileK,
                              .k_block = 512, .x_bytes = 1, .x_tiles = true, .row_sums = false, .folds = true,
-                             .pack_x = PackXTiles, .widened_bytes = 0, .widen = nullptr, .gemm = GemmTiles<16>,
-                             .enter = EnterTiles, .leave = LeaveTiles};
+                             .meanwhile = true, .pack_x = PackXTiles, .widened_bytes = 0, .widen = nullptr,
+                             .gemm = GemmTiles<16>, .enter = EnterTiles, .leave = LeaveTiles};
 constexpr Kernel kAmxInt4 = {.name = "amx_int4", .isa = Isa::kAmx, .product = Product::kInt4, .panels = 2,
                              .tile_m = 2 * kTileRows, .row_step = kTileRows, .min_rows = 32, .slice_step = kTileK,
                              .k_block = 512, .x_bytes = 1, .x_tiles = true, .row_sums = false, .folds = true,
-                             .pack_x = PackXTiles, .widened_bytes = 2 * kLineBytes, .widen = WidenNibbles,
+                             .meanwhile = true, .pack_x = PackXTiles, .widened_bytes = 2 * kLineBytes, .widen = WidenNibbles,
                              .gemm = GemmTiles<8>, .enter = EnterTiles, .leave = LeaveTiles};
 
 constexpr Kernel kAmxFixed = {.name = "amx_fixed", .isa = Isa::kAmx, .product = Product::kFixed16, .panels = 2,
                               .tile_m = kTileRows, .row_step = kTileRows, .min_rows = 9, .slice_step = kTileK,
-                              .k_block = 512, .x_bytes = 2, .x_tiles = true, .row_sums = false,
+                              .k_block = 512, .x_bytes = 2, .x_tiles = true, .row_sums = false, .meanwhile = true,
                               .pack_x = PackXFixed<Avx2, HighAndLow>, .widened_bytes = 0, .widen = nullptr,
                               .gemm = MultiplyFetching<Form::kHighLow, 16>, .enter = EnterTiles, .leave = LeaveTiles};
 

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+// From complete sums to results: what certified bytes lack, the stages, and spans that are finished while the next one is
+// multiplied.
+#include <algorithm>
+#include <utility>
+
+#include "cpu/worker.h"
+
+namespace qgmm::cpu {
+
+float* Worker::Results(const RowBlock& b) const {
+  return b.results < 0 ? At<float>(plan_.scratch.results) : reinterpret_cast<float*>(shared_ + b.results);
+}
+
+uint32_t* Worker::RowMax(const RowBlock& b, int index) const {
+  if (b.row_max < 0) return At<uint32_t>(plan_.scratch.row_max);
+  return reinterpret_cast<uint32_t*>(shared_ + b.row_max) + static_cast<int64_t>(index) * b.rows;
+}
+
+/// After the last stretch: what certified bytes lack. x is transposed when the first list of a block is met.
+void Worker::AddResiduals(const RowBlock& b, const PairLines& lines, int row, int rows) {
+  const int width = TransposedWidth(b), strip = StripRows(b);
+  int8_t* transposed = At<int8_t>(plan_.scratch.transposed_x);
+  for (int h = 0; h < 2; ++h) {
+    const Kernel& kernel = *lines.kernel[h];
+    if (kernel.needs == Certificate::kNone || lines.promise[h].count == 0) continue;
+    if (!transposed_) {
+      const int64_t stride = PackedStride(p_.k, kernel);
+      const uint8_t* x = reinterpret_cast<const uint8_t*>(PackedX(b, kernel));
+      for (int r = 0; r < b.packed_rows; r += strip) {
+        plan_.stages->transpose_x(x + r * stride, stride, std::min(strip, b.packed_rows - r), width, p_.k,
+                                  transposed + r / strip * p_.k * width);
+      }
+      transposed_ = true;
+    }
+    plan_.stages->add_residuals(
+        {lines.promise[h], transposed + row / strip * p_.k * width, width, rows, p_.k,
+         At<int32_t>(plan_.scratch.acc) + AccRow(b, lines.slot, row, 0) * kPairColumns + h * kPanelColumns,
+         At<int32_t>(plan_.scratch.residual_sums)});
+  }
+}
+
+StripArgs Worker::Strip(const RowBlock& b, const Task& task, int64_t pair, int slot, int row, int rows) const {
+  const PairColumns& columns = columns_[slot];
+  const int front = b.packed_rows - b.rows;
+  const int64_t at = AccRow(b, slot, row, 0) * kPairColumns;
+  const int first_real = row == 0 ? 0 : row - front;  // in the block
+  StripArgs s = {};
+  s.problem = &p_;
+  s.acc = At<int32_t>(p_.product == Product::kFixed16 ? plan_.scratch.folded : plan_.scratch.acc) + at;
+  s.folded = slices_ > 1 ? At<float>(plan_.scratch.folded) + at : nullptr;
+  s.rows = rows;
+  s.assist_row = row == 0 ? front : 0;
+  s.first_row = b.first_row + first_real;
+  for (int h = 0; h < 2; ++h) {
+    const PanelSpan span = ColumnsOf(2 * pair + h, p_.n, p_.w.paired);
+    s.columns[h] = span.columns;
+    s.first_column[h] = span.first;
+  }
+  s.scale = columns.scale;
+  s.int_bias = columns.int_bias;
+  s.assist = columns.assist;
+  s.d = columns.d;
+  s.smooth = columns.smooth;
+  s.offset = columns.offset;
+  s.bias = columns.bias;
+  s.x_sums = At<float>(plan_.scratch.x_sums) + first_real;
+  if (p_.epilogue.finish == Finish::kSwigluQuant) {
+    s.results = Results(b) + (pair * b.rows + first_real) * kPanelColumns;
+    s.row_max = RowMax(b, task.index) + first_real;
+  }
+  return s;
+}
+
+void Worker::FinishStrip(const StripArgs& s) const {
+  switch (p_.epilogue.finish) {
+    case Finish::kSwigluQuant: return plan_.stages->finish_swiglu(s);
+    case Finish::kAffine: return plan_.stages->finish_affine(s);
+    case Finish::kDequantize:
+    case Finish::kInt32: return plan_.stages->finish_dequantize(s);
+  }
+}
+
+/// The span's sums are complete, and wait for the kernel calls of the next span. What those of this one left of the last is
+/// finished now: its slots are the next span's.
+void Worker::FinishLater(const RowBlock& b, const Task& task, int64_t first_pair, int pairs, int slot) {
+  FinishRest();
+  unfinished_ = {&b, &task, first_pair, slot, b.packed_rows, pairs * b.packed_rows, 0, {}, {}};
+  unfinished_.strip = Strip(b, task, first_pair, slot, 0, b.packed_rows);
+  unfinished_.work = {[](void* worker, int rows) { static_cast<Worker*>(worker)->FinishRows(rows); }, this, 0};
+}
+
+void Worker::FinishRest() { FinishRows(unfinished_.rows_left); }
+
+/// The next rows of what waits: pair after pair, so that the row of eights comes before those that need its d. A row at a
+/// time costs 22 ns on a Zen 4 where 64 at a time cost 14, so little else may be done per row.
+void Worker::FinishRows(int count) {
+  Unfinished& u = unfinished_;
+  u.rows_left -= count;
+  while (count > 0) {
+    StripArgs& s = u.strip;
+    s.rows = std::min(count, u.pair_rows_left);
+    FinishStrip(s);
+    count -= s.rows;
+    u.pair_rows_left -= s.rows;
+    if (u.pair_rows_left == 0 && u.rows_left + count > 0) {
+      s = Strip(*u.block, *u.task, ++u.pair, ++u.slot, 0, u.block->packed_rows);
+      u.pair_rows_left = u.block->packed_rows;
+      continue;
+    }
+    const int real = s.rows - std::exchange(s.assist_row, 0);
+    s.acc = static_cast<int32_t*>(s.acc) + s.rows * kPairColumns;
+    if (s.folded) s.folded += s.rows * kPairColumns;
+    s.first_row += real;
+    s.x_sums += real;
+    if (s.results) s.results += real * kPanelColumns, s.row_max += real;
+  }
+}
+
+/// Rows for a call of so many products (row, panel and k): its share of those that the span has still to come.
+const Meanwhile* Worker::ShareOut(int64_t products) {
+  Unfinished& u = unfinished_;
+  u.work.parts = static_cast<int>((u.rows_left * products + u.products_left - 1) / u.products_left);
+  u.products_left -= products;
+  return &u.work;
+}
+
+}  // namespace qgmm::cpu
