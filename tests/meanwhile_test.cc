@@ -163,7 +163,7 @@ void AddOptionsOfA(Case& c) {
 
 TEST(Meanwhile, PerChannelRaggedRowsAndSpans) {
   for (const int64_t rows : {16, 33, 70}) {
-    Case c = MakeCase(Finish::kSwigluQuant, {{rows}, 1100, 32 * 21 + 6}, 1);
+    Case c = MakeCase(Finish::kSwigluQuant, {{rows}, 1100, 32 * 9 + 6}, 1);
     Expect(c, std::to_string(rows) + " rows");
     if (HasFailure()) return;
   }
@@ -171,7 +171,7 @@ TEST(Meanwhile, PerChannelRaggedRowsAndSpans) {
 
 TEST(Meanwhile, RowOfEightsLimitAndSmooth) {
   for (const int64_t k : {130, 600}) {
-    Case c = MakeCase(Finish::kSwigluQuant, {{65}, k, 32 * 17 + 8}, 2);
+    Case c = MakeCase(Finish::kSwigluQuant, {{65}, k, 32 * 9 + 8}, 2);
     AddOptionsOfA(c);
     for (int64_t i = 0; i < c.e * c.sizes.n; ++i) c.int_bias.push_back(static_cast<int32_t>(i * 2654435761u));
     c.problem.epilogue.int_bias.data = c.int_bias.data();
@@ -186,7 +186,7 @@ TEST(Meanwhile, RowOfEightsLimitAndSmooth) {
 TEST(Meanwhile, SlicesThatKernelsOrStagesFold) {
   for (const auto& [k, slices] : std::vector<std::pair<int64_t, int64_t>>{{1152, 9}, {640, 5}, {1536, 2}}) {
     for (const DType weights : {DType::kInt8, DType::kInt4}) {
-      Case c = MakeCase(Finish::kSwigluQuant, {{40}, k, 32 * 17 + 8, slices}, 3, weights);
+      Case c = MakeCase(Finish::kSwigluQuant, {{40}, k, 32 * 9 + 8, slices}, 3, weights);
       if (slices == 9) AddOptionsOfA(c);
       Expect(c, "k " + std::to_string(k) + ", slices " + std::to_string(slices));
       if (HasFailure()) return;
@@ -201,7 +201,7 @@ TEST(Meanwhile, SeveralBlocksAndExperts) {
 
 TEST(Meanwhile, NoRoomInFewSteps) {
   for (const int64_t k : {1, 20, 63, 64}) {
-    Case c = MakeCase(Finish::kSwigluQuant, {{40}, k, 32 * 17}, 5);
+    Case c = MakeCase(Finish::kSwigluQuant, {{40}, k, 32 * 9}, 5);
     Expect(c, "k " + std::to_string(k));
     if (HasFailure()) return;
   }
@@ -210,7 +210,7 @@ TEST(Meanwhile, NoRoomInFewSteps) {
 TEST(Meanwhile, RowsToTypesAndIntegers) {
   for (const DType y : {DType::kBFloat16, DType::kInt32}) {
     const Finish finish = y == DType::kInt32 ? Finish::kInt32 : Finish::kDequantize;
-    Case c = MakeCase(finish, {{70}, 600, 32 * 17 + 5}, 6, DType::kInt8, y);
+    Case c = MakeCase(finish, {{70}, 600, 32 * 9 + 5}, 6, DType::kInt8, y);
     c.problem.y_scale = {};
     if (y == DType::kBFloat16) {
       AddColumns(&c.bias, &c.problem.epilogue.bias, c, c.sizes.n, 7);
@@ -224,7 +224,7 @@ TEST(Meanwhile, RowsToTypesAndIntegers) {
 TEST(Meanwhile, OperatorBWithOutliers) {
   for (const Product product : {Product::kFixed16, Product::kFloat}) {
     for (const int64_t k : {300, 1100}) {
-      Case c = MakeCase(Finish::kAffine, {{50}, k, 32 * 17 + 5}, 8, DType::kInt8, DType::kBFloat16);
+      Case c = MakeCase(Finish::kAffine, {{50}, k, 32 * 9 + 5}, 8, DType::kInt8, DType::kBFloat16);
       std::vector<float> x = Uniform(c.m * k, 2, 9);
       for (size_t i = 0; i < x.size(); ++i) x[i] *= i % 101 == 5 ? 3000.0f : 1.0f;
       c.x_bytes.resize(x.size() * 2);
@@ -245,7 +245,7 @@ TEST(Meanwhile, OperatorBWithOutliers) {
 
 /// Tasks of one block on many threads: whoever takes the next one finishes its own last span in it.
 TEST(Meanwhile, ThreadsTakeTasksOfOneBlock) {
-  Case c = MakeCase(Finish::kSwigluQuant, {{40, 3, 90}, 130, 32 * 29 + 6}, 12);
+  Case c = MakeCase(Finish::kSwigluQuant, {{40, 3, 90}, 130, 32 * 13 + 6}, 12);
   AddOptionsOfA(c);
   c.problem.w.paired = true;
   const Answer expected = ByReference(c);
