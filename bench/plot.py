@@ -56,7 +56,7 @@ def bars(axes, title, measurements, colours):
     for m in measurements:
         place = rows.index(m["rows_per_expert"]) + (names.index(m["implementation"]) - len(names) / 2 + 0.5) * width
         inexact = m["exact"] is not True
-        axes.bar(place, rate(m), width, color=colours[m["implementation"]], alpha=0.45 if inexact else 1,
+        axes.bar(place, rate(m), width, color=colours[m["implementation"]],
                  hatch="////" if inexact else None, edgecolor="white", linewidth=0.3)
         if ours(m):
             axes.annotate(f"{rate(m):.3g}", (place, rate(m)), (0, 2), textcoords="offset points", ha="center", va="bottom",

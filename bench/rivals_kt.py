@@ -46,6 +46,7 @@ class KtKernel:
     def __init__(self, stack, data, capped=False):
         self.data, found = data, load(capped)
         moe, self.pool = found["module"].moe, found["pool"]
+        make = moe.AMXInt8_MOE  # its AVX2 variant has none: said before the weights are made
         self.name, self.kernel, self.fused = f"kt-kernel {found['version']}", "AMXInt8_MOE", "whole feed-forward layer"
         e, k, h = stack.experts, stack.k, stack.n // 2
         gate, up = (torch.stack([w[:, half].t().bfloat16() for w in data.weight])  # exact; it finds its own scales
@@ -54,7 +55,7 @@ class KtKernel:
         config = moe.MOEConfig(e, 1, k, h)
         config.pool, config.max_len, config.layer_idx = self.pool.backend_, MOST_ROWS, 0
         config.gate_proj, config.up_proj, config.down_proj = gate.data_ptr(), up.data_ptr(), down.data_ptr()
-        self.moe = moe.AMXInt8_MOE(config)
+        self.moe = make(config)
         order = torch.arange(e)
         self.pool.submit(self.moe.load_weights_task(order.data_ptr()))
         self.pool.sync()

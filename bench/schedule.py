@@ -8,8 +8,8 @@ MOST_SECONDS = 5.0  # of timed calls of one case beyond the floor
 SPENT_APART = 0.4  # seconds of a case that no call takes: verdicts, tokens
 # Multiply-adds and bytes per second of one turn, all implementations one after the other, on two Zen 4 CPUs, and bytes of
 # weights per second of setting them up. Only their ratios matter: what is measured corrects them.
-COSTS = {("A", "int8"): (30e9, 2.0e9, 60e6), ("A", "int4"): (90e9, 6e9, 80e6), ("B", "int8"): (15e9, 3e9, 150e6),
-         ("down", "int8"): (50e9, 3e9, 120e6), ("down", "int4"): (90e9, 6e9, 80e6), ("quant", "none"): (1e12, 0.5e9, 1e9)}
+COSTS = {("A", "int8"): (30e9, 2.0e9, 30e6), ("A", "int4"): (90e9, 6e9, 80e6), ("B", "int8"): (15e9, 3e9, 75e6),
+         ("down", "int8"): (50e9, 3e9, 75e6), ("down", "int4"): (90e9, 6e9, 80e6), ("quant", "none"): (1e12, 0.5e9, 1e9)}
 
 
 def kind(stack):
