@@ -8,39 +8,126 @@ import check_spills
 import pytest
 
 TILE = """
+#if defined(__aarch64__)
+#include <arm_neon.h>
+using Vector = float32x4_t;
+inline Vector Load(const float* p) { return vld1q_f32(p); }
+inline Vector Add(Vector c, float x, Vector w) { return vfmaq_f32(c, vdupq_n_f32(x), w); }
+inline void Store(float* p, Vector v) { vst1q_f32(p, v); }
+#else
 #include <immintrin.h>
+using Vector = __m256;
+inline Vector Load(const float* p) { return _mm256_loadu_ps(p); }
+inline Vector Add(Vector c, float x, Vector w) { return _mm256_fmadd_ps(_mm256_set1_ps(x), w, c); }
+inline void Store(float* p, Vector v) { _mm256_storeu_ps(p, v); }
+#endif
 struct GemmArgs { const float* x; const float* w; float* acc; int k; };
-template <int kRows> struct Gemm {
+template <int kCount> struct Gemm {
   __attribute__((noinline)) static void Run(const GemmArgs& a) {
-    __m256 c[kRows];
-    UNROLL for (int i = 0; i < kRows; ++i) c[i] = _mm256_loadu_ps(a.acc + 8 * i);
+    Vector c[kCount];
+    UNROLL for (int i = 0; i < kCount; ++i) c[i] = Load(a.acc + 8 * i);
     for (int k = 0; k < a.k; ++k) {
-      const __m256 w = _mm256_loadu_ps(a.w + 8 * k);
-      UNROLL for (int i = 0; i < kRows; ++i) c[i] = _mm256_fmadd_ps(_mm256_set1_ps(a.x[k * kRows + i]), w, c[i]);
+      const Vector w = Load(a.w + 8 * k);
+      UNROLL for (int i = 0; i < kCount; ++i) c[i] = Add(c[i], a.x[k * kCount + i], w);
     }
-    UNROLL for (int i = 0; i < kRows; ++i) _mm256_storeu_ps(a.acc + 8 * i, c[i]);
+    UNROLL for (int i = 0; i < kCount; ++i) Store(a.acc + 8 * i, c[i]);
   }
 };
 void Use(const GemmArgs& a) { Gemm<ROWS>::Run(a); }
 """
+# Pointers of one loop: few stay in registers, many do not.
+TILES = """
+#include <immintrin.h>
+void Elsewhere();
+void Product(const char* const* from, const long* step, int k) {
+  const char* p[POINTERS];
+  long by[POINTERS];
+  _Pragma("GCC unroll 32") for (int i = 0; i < POINTERS; ++i) p[i] = from[i], by[i] = step[i];
+  for (; k > 0; --k) {
+    _Pragma("GCC unroll 32") for (int i = 0; i < POINTERS; ++i) {
+      _mm_prefetch(p[i], _MM_HINT_T1);
+      p[i] += by[i];
+    }
+    _tile_dpbssd(0, 4, 6);
+    _tile_dpbssd(1, 4, 7);
+    MORE
+  }
+}
+"""
+FOUR = "_tile_dpbssd(2, 5, 6); _tile_dpbusd(3, 5, 7);"
+UNROLL = '_Pragma("GCC unroll 64")'
+NONE = '_Pragma("GCC unroll 1")'
+ON_STACK = "stack traffic in an inner loop"
+FLAGS = {"tile": ["g++", "-mavx2", "-mfma"], "neon": ["aarch64-linux-gnu-g++", "-fno-schedule-insns"],
+         "amx": ["g++", "-mamx-tile", "-mamx-int8"]}
 
 
-@pytest.mark.skipif(not shutil.which("g++") or platform.machine() != "x86_64", reason="no g++ for x86")
-@pytest.mark.parametrize(("rows", "unroll", "words"), [
-    (12, '_Pragma("GCC unroll 32")', None),
-    (20, '_Pragma("GCC unroll 32")', "stack traffic in an inner loop"),
-    (2, '_Pragma("GCC unroll 32")', "no inner loop has 8 multiplies"),
-    (12, '_Pragma("GCC unroll 1")', ""),
+def complaints(folder, isa, text):
+    """Of the object that a compiler makes of `text`."""
+    if not shutil.which(FLAGS[isa][0]) or (isa != "neon" and platform.machine() != "x86_64"):
+        pytest.skip(f"no {FLAGS[isa][0]} for this")
+    source, out = folder / "tile.cc", folder / "tile.cc.o"
+    source.write_text(text)
+    subprocess.run([*FLAGS[isa], "-O2", "-ffp-contract=off", "-c", source, "-o", out], check=True)
+    return check_spills.complaints_of(isa, out)
+
+
+@pytest.mark.parametrize(("isa", "rows", "unroll", "words"), [
+    ("tile", 12, UNROLL, None),
+    ("tile", 20, UNROLL, ON_STACK),
+    ("tile", 2, UNROLL, "no inner loop has 8 multiplies"),
+    ("tile", 12, NONE, ""),
+    ("neon", 24, UNROLL, None),
+    ("neon", 40, UNROLL, ON_STACK),
+    ("neon", 4, UNROLL, "no inner loop has 16 multiplies"),
+    ("neon", 24, NONE, ""),
 ])
-def test_tiles(tmp_path, rows, unroll, words):
-    source, out = tmp_path / "tile.cc", tmp_path / "tile.cc.o"
-    source.write_text(TILE.replace("ROWS", str(rows)).replace("kRows", "kCount").replace("UNROLL", unroll))
-    subprocess.run(["g++", "-O2", "-mavx2", "-mfma", "-ffp-contract=off", "-c", source, "-o", out], check=True)
-    complaints = check_spills.complaints_of("tile", out)
+def test_tiles(tmp_path, isa, rows, unroll, words):
+    found = complaints(tmp_path, isa, TILE.replace("ROWS", str(rows)).replace("UNROLL", unroll))
     if words is None:
-        assert complaints == []
+        assert found == []
     else:
-        assert any(words in complaint for complaint in complaints)
+        assert any(words in complaint for complaint in found)
+
+
+@pytest.mark.parametrize(("pointers", "more", "words"), [
+    (4, FOUR, None),
+    (20, FOUR, ON_STACK),
+    (20, FOUR + " Elsewhere();", None),  # a call may want its pointers on the stack
+    (4, "", "no inner loop has 4 multiplies"),
+])
+def test_amx(tmp_path, pointers, more, words):
+    found = complaints(tmp_path, "amx", TILES.replace("POINTERS", str(pointers)).replace("MORE", more))
+    if words is None:
+        assert found == []
+    else:
+        assert [words in complaint for complaint in found] == [True]
+
+
+@pytest.mark.parametrize(("name", "operands", "framed", "spilt"), [
+    ("ldr", "q1, [sp, #64]", False, True),
+    ("ldp", "q1, q2, [x29, #-32]", True, True),
+    ("ldp", "q1, q2, [x29, #-32]", False, False),  # any register, without a frame
+    ("ldr", "x1, [sp, #64]", False, False),
+    ("ldr", "q1, [x2], #16", False, False),
+    ("stp", "q13, q6, [x3]", False, True),
+    ("st1", "{v0.2d-v3.2d}, [x14]", False, True),
+    ("ld1", "{v0.16b}, [sp]", False, True),
+    ("ld4", "{v0.16b-v3.16b}, [x1], #64", False, False),
+    ("mov", "v1.16b, v2.16b", False, False),
+])
+def test_what_is_a_spill_on_arm(name, operands, framed, spilt):
+    assert check_spills.ARM.spills(name, operands, framed) == spilt
+
+
+def test_what_clang_may_leave_on_the_stack_gcc_may_not():
+    kernel = "void qgmm::cpu::ForRows<3, qgmm::cpu::GemmInt8>(qgmm::cpu::GemmArgs const&)"
+    assert check_spills.known("neon", kernel, by_clang=True) > check_spills.known("neon", kernel, by_clang=False) == 0
+
+
+def test_arm_without_a_build_is_said_and_no_complaint(tmp_path):
+    assert check_spills.why_not("neon", tmp_path / "aarch64", "").startswith(f"there is no {tmp_path / 'aarch64'}")
+    assert check_spills.why_not("avx2", tmp_path, "") == ""
 
 
 def test_an_object_without_kernels_is_a_complaint(tmp_path):

@@ -11,7 +11,7 @@ CHECKS = {
     "includes": [VENV_PYTHON, TOOLS / "check_includes.py"],
     "rules": [VENV_PYTHON, TOOLS / "check_rules.py"],
     "ISA objects": [VENV_PYTHON, TOOLS / "check_isa_objects.py", BUILD / "release", BUILD / "aarch64"],
-    "spills": [VENV_PYTHON, TOOLS / "check_spills.py", BUILD / "release"],
+    "spills": [VENV_PYTHON, TOOLS / "check_spills.py", BUILD / "release", BUILD / "aarch64"],
     "situations": [VENV_PYTHON, TOOLS / "check_situations.py", BUILD / "release"],
     "ruff": [VENV_PYTHON, "-m", "ruff", "check", "--no-cache", "--quiet", "--config", TOOLS / "ruff.toml", ROOT],
 }

@@ -71,8 +71,9 @@ def run_all() -> int:
         stage = _sanitized_package(gcc)
     arm.compile_by(clang, session)
     if (BUILD / "release" / "compile_commands.json").exists():
+        tool = ROOT / "tools" / "check_spills.py"
         session.check("inner loops as clang compiles them",
-                      [VENV_PYTHON, ROOT / "tools" / "check_spills.py", BUILD / "release", clang.command])
+                      [VENV_PYTHON, tool, BUILD / "release", BUILD / "aarch64-clang", clang.command])
     else:
         session.notes.append("inner loops as clang compiles them: ./run test has not set up build/release")
     # The thread sanitizer of older compilers fails under wide address randomisation.

@@ -137,6 +137,7 @@ struct GemmInt4 {
       for (int j = 0; j < kQuarters; ++j) {
         const uint8x16_t v = LoadNibbles(w + 16 * j);
         sums.Multiply(j, eight, Zipped(LowNibbles(v), HighNibbles(v)));
+        LoadsStayHere();  // found by trial: clang 14 80 -> 69 instructions for 6 rows, no sum on the stack; GCC 12 69
       }
     }
     Finish(sums, a, slice);
