@@ -40,7 +40,7 @@ def test_counts_come_from_reports_and_failures_are_no_passes(table):
     session = suites.Session()
     suite = suites.Suite("C++ tests")
     suites._read_junit(table / "report.xml", suite,
-                       lambda test, failed: session.rows.count(test, failed=failed, emulated=False))
+                       lambda test, failed: session.rows.count(test, failed=failed))
     session.rows.why_not["neoni8mm"] = "no qemu"
     assert (suite.passed, suite.failed, suite.not_run.total()) == (2, 1, 1)
     assert [line.split() for line in session.rows.lines()] == [
@@ -54,9 +54,18 @@ def test_counts_come_from_reports_and_failures_are_no_passes(table):
 def test_all_of_an_emulated_machine_is_emulated():
     ran = rows.RowsRan()
     for test in ElementTree.fromstring(REPORT).iter("testcase"):
-        ran.count(test, failed=False, emulated=True)
+        ran.count(test, failed=False, emulated=("scalar", "avx2"))
     assert ran.passed["emulated"]["scalar_int8"] == 2
     assert not ran.passed["native"]
+
+
+def test_a_row_that_an_emulated_run_falls_back_to_is_emulated_too():
+    """amx_int8 is tried, and blocks of few rows get avx512vnni_int8: of the same binary, so no instruction of the machine."""
+    ran = rows.RowsRan()
+    for test in ElementTree.fromstring(REPORT.replace("rows_emulated", "rows_native")).iter("testcase"):
+        ran.count(test, failed=False, emulated=rows.X86[1:])
+    assert ran.passed["emulated"] == {"avx512vnni_int8": 1}
+    assert set(ran.passed["native"]) == {"scalar_int8", "avx2_wide_unpacked"}
 
 
 def test_a_row_that_nothing_ran_says_so(table):

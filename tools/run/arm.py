@@ -11,6 +11,7 @@ from checkout import Failure, set_up_lock
 from suites import Session
 
 ISAS = ("neon", "neondot", "neoni8mm")
+EMULATED = ("scalar", *ISAS)  # the whole machine
 COMPILER = "aarch64-linux-gnu-g++"
 PACKAGES = {"g++-aarch64-linux-gnu": COMPILER, "qemu-user": "qemu-aarch64",
             "googletest": "/usr/src/googletest/CMakeLists.txt"}
@@ -50,9 +51,9 @@ class Arm:
             return
         settings = {"QGMM_TEST_SMALL": "1", "QGMM_TEST_EMULATED": ",".join(ISAS),
                     "CTEST_PARALLEL_LEVEL": str(jobs())}
-        session.ctest("64-bit Arm under qemu", "aarch64", label="emulated", emulated=True, QEMU_CPU="max", **settings)
+        session.ctest("64-bit Arm under qemu", "aarch64", label="emulated", emulated=EMULATED, QEMU_CPU="max", **settings)
         for cpu, others in LESSER.items():
-            session.ctest(f"64-bit Arm under qemu, {cpu}", "aarch64", label="kernels", emulated=True, QEMU_CPU=cpu,
+            session.ctest(f"64-bit Arm under qemu, {cpu}", "aarch64", label="kernels", emulated=EMULATED, QEMU_CPU=cpu,
                           GTEST_FILTER=others, **settings)
 
 

@@ -29,7 +29,7 @@ def run(session: Session, isas: list[str]) -> None:
         if why_not:
             session.rows.why_not[isa] = why_not
         else:
-            session.ctest(f"C++ tests, {isa} emulated", "release", label=LABEL, QGMM_MAX_ISA=isa, QGMM_TEST_EMULATED=isa,
-                          QGMM_TEST_SMALL="1")
+            session.ctest(f"C++ tests, {isa} emulated", "release", label=LABEL, emulated=X86[1:], QGMM_MAX_ISA=isa,
+                          QGMM_TEST_EMULATED=isa, QGMM_TEST_SMALL="1")
     if why_not and lacking:
         session.notes.append(f"{', '.join(lacking)} emulated: {why_not}")

@@ -27,8 +27,9 @@ class RowsRan:
     failed: Counter = field(default_factory=Counter)
     why_not: dict[str, str] = field(default_factory=dict)  # ISA -> why no suite tried it
 
-    def count(self, test, *, failed: bool, emulated: bool) -> None:
-        """`test`: a testcase of GoogleTest, whose properties rows_ran.h writes; `emulated`: the whole machine was."""
+    def count(self, test, *, failed: bool, emulated: tuple[str, ...] = ()) -> None:
+        """`test`: a testcase of GoogleTest, whose properties rows_ran.h writes; `emulated`: all ISAs that the binary emulates,
+        of which a run tries one and may fall back to others."""
         for entry in test.iter("property"):
             if not entry.get("name", "").startswith("rows_"):
                 continue
@@ -36,7 +37,8 @@ class RowsRan:
                 if failed:
                     self.failed[row] += 1
                 else:
-                    self.passed["emulated" if emulated else entry.get("name").removeprefix("rows_")][row] += 1
+                    isa = row.split("_")[0]
+                    self.passed["emulated" if isa in emulated else entry.get("name").removeprefix("rows_")][row] += 1
 
     def lines(self) -> list[str]:
         rows = known(TABLE.read_text())

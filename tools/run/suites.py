@@ -35,8 +35,8 @@ class Session:
         self.show_rows = False  # the table of kernel rows
 
     def ctest(self, name: str, preset: str, *, label: str = "", without: str = "", wrapper: tuple[str, ...] = (),
-              emulated: bool = False, **environment: str) -> None:
-        """Every binary of build/<preset>, or those with a label, or without one. `emulated`: on a machine made of software."""
+              emulated: tuple[str, ...] = (), **environment: str) -> None:
+        """Every binary of build/<preset>, or those with a label, or without one. `emulated`: the ISAs made of software."""
         results = self._results(name)
         command = [*wrapper, "ctest", "--test-dir", BUILD / preset, "--output-on-failure", "--no-tests=error"]
         if label:
