@@ -18,6 +18,10 @@ namespace {
 
 constexpr int kRow = kPairColumns;  // a row of a strip: 16 columns of the pair's first panel, 16 of the second
 
+/// Vectors of a panel's 16 columns.
+template <class V>
+constexpr int kVectors = kPanelColumns / V::kLanes;
+
 /// c = fma(f(a_p), ws_p, c), slices ascending, from c = +0.
 template <class V>
 void Fold(const int32_t* acc, const float* scale, bool first, int rows, float* c) {
@@ -58,12 +62,15 @@ inline float XScale(const StripArgs& s, int row) {
 }
 
 /// c = t * x_scale;  limit;  s = Silu(gate) * up;  s = s * smooth;  row maximum of bits |s| over real columns.
+/// Here and below the arguments are copied first: a store of results might change what they point from, so that everything
+/// was read again for each vector (a third of the time of FinishDequantize on a Zen 4).
 template <class V>
-void FinishSwiglu(const StripArgs& s) {
+void FinishSwiglu(const StripArgs& args) {
   using I = typename V::I;
+  const StripArgs s = args;
   if (s.assist_row) KeepD<V>(s);
-  const Epilogue& e = s.problem->epilogue;
-  const auto limit = V::Set(e.limit), low = V::Set(-e.limit);
+  const bool limited = s.problem->epilogue.limited;
+  const auto limit = V::Set(s.problem->epilogue.limit), low = V::Set(-s.problem->epilogue.limit);
   for (int i = s.assist_row; i < s.rows; ++i) {
     const int row = i - s.assist_row;
     const auto x_scale = V::Set(XScale(s, row));
@@ -72,7 +79,7 @@ void FinishSwiglu(const StripArgs& s) {
     for (int j = 0; j < kPanelColumns; j += V::kLanes) {
       auto gate = V::Mul(RowT<V>(s, i, j), x_scale);
       auto up = V::Mul(RowT<V>(s, i, j + kPanelColumns), x_scale);
-      if (e.limited) {
+      if (limited) {
         gate = V::Min(gate, limit);
         up = V::Max(V::Min(up, limit), low);
       }
@@ -94,59 +101,104 @@ void FinishSwiglu(const StripArgs& s) {
   }
 }
 
-/// Narrows z once and stores the real columns of one panel.
+/// Narrows the z of one panel once and stores its real columns.
 template <class V>
-inline void StoreRow(const Matrix& y, int64_t row, int64_t column, int count, const float* z) {
+inline void StoreRow(const Matrix& y, int64_t row, int64_t column, int count, typename V::F (&z)[kVectors<V>]) {
+  for (auto& vector : z) vector = CanonicalNan<V>(vector);
   const int64_t at = row * y.row_stride + column * y.column_stride;
   if (y.column_stride == 1 && count == kPanelColumns && V::StoreNarrow16(y.data, y.dtype, at, z)) return;
-  for (int j = 0; j < count; ++j) Store(y.data, y.dtype, at + j * y.column_stride, z[j]);
+  alignas(64) float each[kPanelColumns];
+  for (int l = 0; l < kVectors<V>; ++l) V::Store(each + l * V::kLanes, z[l]);
+  for (int j = 0; j < count; ++j) Store(y.data, y.dtype, at + j * y.column_stride, each[j]);
 }
 
 /// t = offset ? fma(offset, X, P) : P;  z = bias ? fma(scale, t, bias) : scale * t;  y = act(z).
 template <class V>
-void FinishAffine(const StripArgs& s) {
-  const Problem& p = *s.problem;
-  alignas(64) float z[kRow];
+void FinishAffine(const StripArgs& args) {
+  const StripArgs s = args;
+  const Matrix y = s.problem->y;
+  const Activation activation = s.problem->epilogue.activation;
   for (int i = 0; i < s.rows; ++i) {
-    for (int j = 0; j < kRow; j += V::kLanes) {
-      auto t = V::Load(static_cast<const float*>(s.acc) + i * kRow + j);
-      if (s.offset) t = V::Fma(V::Load(s.offset + j), V::Set(s.x_sums[i]), t);
-      const auto scale = V::Load(s.scale + j);
-      t = s.bias ? V::Fma(scale, t, V::Load(s.bias + j)) : V::Mul(scale, t);
-      V::Store(z + j, CanonicalNan<V>(Activate<V>(p.epilogue.activation, t)));
-    }
     for (int h = 0; h < 2; ++h) {
-      StoreRow<V>(p.y, s.first_row + i, s.first_column[h], s.columns[h], z + h * kPanelColumns);
+      typename V::F z[kVectors<V>];
+      for (int l = 0; l < kVectors<V>; ++l) {
+        const int j = h * kPanelColumns + l * V::kLanes;
+        auto t = V::Load(static_cast<const float*>(s.acc) + i * kRow + j);
+        if (s.offset) t = V::Fma(V::Load(s.offset + j), V::Set(s.x_sums[i]), t);
+        const auto scale = V::Load(s.scale + j);
+        t = s.bias ? V::Fma(scale, t, V::Load(s.bias + j)) : V::Mul(scale, t);
+        z[l] = Activate<V>(activation, t);
+      }
+      StoreRow<V>(y, s.first_row + i, s.first_column[h], s.columns[h], z);
+    }
+  }
+}
+
+/// y = a + bias.
+inline void FinishIntegers(const StripArgs& s) {
+  const Matrix& y = s.problem->y;
+  for (int i = s.assist_row; i < s.rows; ++i) {
+    const int64_t row = s.first_row + i - s.assist_row;
+    for (int h = 0; h < 2; ++h) {
+      const int32_t* a = static_cast<const int32_t*>(s.acc) + i * kRow + h * kPanelColumns;
+      int32_t* out = static_cast<int32_t*>(y.data) + row * y.row_stride + s.first_column[h] * y.column_stride;
+      for (int j = 0; j < s.columns[h]; ++j) {
+        const uint32_t bias = s.int_bias ? static_cast<uint32_t>(s.int_bias[h * kPanelColumns + j]) : 0;
+        out[j * y.column_stride] = static_cast<int32_t>(static_cast<uint32_t>(a[j]) + bias);
+      }
+    }
+  }
+}
+
+/// Whole panels and none of the options: y = t * x_scale.
+template <class V>
+void FinishPlain(const StripArgs& args) {
+  const StripArgs s = args;
+  const Matrix y = s.problem->y;
+  const Vector x_scale = s.problem->x_scale;
+  const int32_t* a = static_cast<const int32_t*>(s.acc);
+  const float* t = s.folded;
+  typename V::F scale[2][kVectors<V>];
+  for (int j = 0; j < kRow; j += V::kLanes) scale[j / kPanelColumns][j % kPanelColumns / V::kLanes] = V::Load(s.scale + j);
+  for (int i = 0; i < s.rows; ++i) {
+    const auto factor = V::Set(static_cast<const float*>(x_scale.data)[(s.first_row + i) * x_scale.stride]);
+    for (int h = 0; h < 2; ++h) {
+      typename V::F z[kVectors<V>];
+      for (int l = 0; l < kVectors<V>; ++l) {
+        const int j = i * kRow + h * kPanelColumns + l * V::kLanes;
+        z[l] = t ? V::Load(t + j) : V::Mul(V::ToFloat(V::LoadInt(a + j)), scale[h][l]);
+        z[l] = CanonicalNan<V>(V::Mul(z[l], factor));
+      }
+      V::StoreNarrow16(y.data, y.dtype, (s.first_row + i) * y.row_stride + s.first_column[h], z);
     }
   }
 }
 
 /// z = t * x_scale;  z = z + bias;  y = act(z). kInt32: y = a + bias.
 template <class V>
-void FinishDequantize(const StripArgs& s) {
-  const Problem& p = *s.problem;
-  const bool integers = p.epilogue.finish == Finish::kInt32;
+void FinishDequantize(const StripArgs& args) {
+  const StripArgs s = args;
+  const Epilogue& e = s.problem->epilogue;
+  if (e.finish == Finish::kInt32) return FinishIntegers(s);
   if (s.assist_row) KeepD<V>(s);
-  alignas(64) float z[kRow];
+  const Matrix y = s.problem->y;
+  const Activation activation = e.activation;
+  const bool scaled = s.problem->x_scale.data != nullptr;
+  const bool options = s.int_bias || s.bias || s.assist || activation != Activation::kNone || !scaled;
+  const bool whole = y.column_stride == 1 && s.columns[0] == kPanelColumns && s.columns[1] == kPanelColumns;
+  if (V::kLanes > 1 && whole && !options) return FinishPlain<V>(s);
   for (int i = s.assist_row; i < s.rows; ++i) {
-    const int64_t row = s.first_row + i - s.assist_row;
-    for (int j = 0; j < kRow && !integers; j += V::kLanes) {
-      auto t = RowT<V>(s, i, j);
-      if (p.x_scale.data) t = V::Mul(t, V::Set(XScale(s, i - s.assist_row)));
-      if (s.bias) t = V::Add(t, V::Load(s.bias + j));
-      V::Store(z + j, CanonicalNan<V>(Activate<V>(p.epilogue.activation, t)));
-    }
+    const auto x_scale = V::Set(scaled ? XScale(s, i - s.assist_row) : 1.0f);
     for (int h = 0; h < 2; ++h) {
-      if (!integers) {
-        StoreRow<V>(p.y, row, s.first_column[h], s.columns[h], z + h * kPanelColumns);
-        continue;
+      typename V::F z[kVectors<V>];
+      for (int l = 0; l < kVectors<V>; ++l) {
+        const int j = h * kPanelColumns + l * V::kLanes;
+        z[l] = RowT<V>(s, i, j);
+        if (scaled) z[l] = V::Mul(z[l], x_scale);
+        if (s.bias) z[l] = V::Add(z[l], V::Load(s.bias + j));
+        z[l] = Activate<V>(activation, z[l]);
       }
-      const int32_t* a = static_cast<const int32_t*>(s.acc) + i * kRow + h * kPanelColumns;
-      int32_t* y = static_cast<int32_t*>(p.y.data) + row * p.y.row_stride + s.first_column[h] * p.y.column_stride;
-      for (int j = 0; j < s.columns[h]; ++j) {
-        const uint32_t bias = s.int_bias ? static_cast<uint32_t>(s.int_bias[h * kPanelColumns + j]) : 0;
-        y[j * p.y.column_stride] = static_cast<int32_t>(static_cast<uint32_t>(a[j]) + bias);
-      }
+      StoreRow<V>(y, s.first_row + i - s.assist_row, s.first_column[h], s.columns[h], z);
     }
   }
 }
@@ -165,10 +217,11 @@ void ExpSilu(const float* t, int count, float* exp, float* silu) {
   for (int l = j; l < count; ++l) exp[l] = e[l - j], silu[l] = s[l - j];
 }
 
-template <class V>
+/// `Reader`: the vocabulary of row_max, which waits for memory.
+template <class V, class Reader = V>
 constexpr Stages MakeStages(Isa isa, LineMakers lines = kPortableLines) {
   return {isa, Fold<V>, FoldRows<V>, AddOutliers<V>, FinishSwiglu<V>, FinishAffine<V>, FinishDequantize<V>, Quantize<V>,
-          RowMax<V>, AddResiduals, TransposeX, lines, ExpSilu<V>};
+          RowMax<Reader>, AddResiduals, TransposeX, lines, ExpSilu<V>};
 }
 
 }  // namespace

@@ -27,6 +27,7 @@ inline typename V::F Exp(typename V::F t) {
   p = V::Fma(p, r, V::Set(0x1p-1f));
   p = V::Fma(p, r, V::Set(0x1p+0f));
   p = V::Fma(p, r, V::Set(0x1p+0f));
+  if constexpr (requires { V::Scale(p, whole); }) return V::Scale(p, whole);
   const I i = V::SubInt(V::Bits(big), V::SetInt(0x4B400000));
   const I a = V::template ShiftRight<1>(i);
   const I bias = V::SetInt(127);

@@ -49,6 +49,65 @@ TEST(Emulation, ShiftRightKeepsTheSign) {
   }
 }
 
+TEST(Emulation, FloatsToIntegers) {
+  const float from[16] = {0.5f,  1.5f,   2.5f,  -0.5f, -1.5f,  -2.5f, 126.5f, 127.49f,
+                          3e9f, -3e9f, -0.0f, 1e-40f, 0x1.fffffep+30f, -0x1p31f, NAN, INFINITY};
+  constexpr int32_t kNone = INT32_MIN;
+  const int32_t rounded[16] = {0, 2, 2, 0, -2, -2, 126, 127, kNone, kNone, 0, 0, 0x7FFFFF80, kNone, kNone, kNone};
+  const int32_t truncated[16] = {0, 1, 2, 0, -1, -2, 126, 127, kNone, kNone, 0, 0, 0x7FFFFF80, kNone, kNone, kNone};
+  int32_t to[16];
+  _mm512_storeu_si512(to, _mm512_cvtps_epi32(_mm512_loadu_ps(from)));
+  for (size_t i = 0; i < 16; ++i) EXPECT_EQ(to[i], rounded[i]) << from[i];
+  _mm512_storeu_si512(to, _mm512_cvttps_epi32(_mm512_loadu_ps(from)));
+  for (size_t i = 0; i < 16; ++i) EXPECT_EQ(to[i], truncated[i]) << from[i];
+}
+
+TEST(Emulation, NarrowAndWide) {
+  const std::vector<int32_t> from = Random<int32_t>(16, 5);
+  const __m512i v = _mm512_loadu_si512(from.data());
+  uint16_t words[16];
+  uint8_t bytes[16];
+  uint32_t wide[16];
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(words), _mm512_cvtepi32_epi16(v));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes), _mm512_cvtepi32_epi8(v));
+  _mm512_storeu_si512(wide, _mm512_cvtepu16_epi32(_mm512_cvtepi32_epi16(v)));
+  for (size_t i = 0; i < 16; ++i) {
+    EXPECT_EQ(words[i], static_cast<uint16_t>(from[i]));
+    EXPECT_EQ(bytes[i], static_cast<uint8_t>(from[i]));
+    EXPECT_EQ(wide[i], static_cast<uint16_t>(from[i]));
+  }
+}
+
+TEST(Emulation, HalvesAndBack) {
+  for (uint32_t first = 0; first < 0x7C00; first += 16) {  // every finite half
+    uint16_t from[16], to[16];
+    float floats[16];
+    for (uint32_t i = 0; i < 16; ++i) from[i] = static_cast<uint16_t>(first + i);
+    const __m512 v = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    _mm512_storeu_ps(floats, v);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+    for (uint32_t i = 0; i < 16; ++i) {
+      const int exponent = from[i] >> 10;
+      const float fraction = static_cast<float>((from[i] & 1023) + (exponent ? 1024 : 0));
+      ASSERT_EQ(floats[i], std::ldexp(fraction, (exponent ? exponent : 1) - 25)) << from[i];
+      ASSERT_EQ(to[i], from[i]);
+    }
+  }
+}
+
+TEST(Emulation, ScaleKeepsSubnormals) {
+  const float v[16] = {1, 1.5f, -1.25f, 0x1.fffffep+0f, 1, 3, 1.5f, 0, -0.0f, 1, INFINITY, NAN, 1, 1.75f, 1.75f, 1};
+  const float n[16] = {-149, -149, -148, -126, 128, 127, -150, 5, -150, 0.9f, -150, 3, NAN, -0.1f, 1, -1000};
+  const float expected[16] = {0x1p-149f, 0x1p-148f, -0x1.4p-148f, 0x1.fffffep-126f, INFINITY, INFINITY, 0x1p-149f, 0,
+                              -0.0f, 1, INFINITY, NAN, NAN, 0.875f, 3.5f, 0};
+  float to[16];
+  _mm512_storeu_ps(to, _mm512_scalef_ps(_mm512_loadu_ps(v), _mm512_loadu_ps(n)));
+  for (size_t i = 0; i < 16; ++i) {
+    EXPECT_TRUE(to[i] == expected[i] || (std::isnan(to[i]) && std::isnan(expected[i]))) << v[i] << ", " << n[i];
+    EXPECT_TRUE(std::isnan(to[i]) || std::signbit(to[i]) == std::signbit(expected[i])) << v[i] << ", " << n[i];
+  }
+}
+
 TEST(Emulation, PairsOfInt16) {
   for (uint32_t seed = 0; seed < 200; ++seed) {
     const std::vector<int16_t> a = Random<int16_t>(32, seed), b = Random<int16_t>(32, seed + 1000);

@@ -61,8 +61,8 @@ struct Avx2 {
   }
 
   /// 16 fp32 narrowed to float32, float16 or bfloat16 at element `at`; NaN already canonical.
-  static bool StoreNarrow16(void* y, DType dtype, int64_t at, const float* z) {
-    const F low = Load(z), high = Load(z + 8);
+  static bool StoreNarrow16(void* y, DType dtype, int64_t at, const F (&z)[2]) {
+    const F low = z[0], high = z[1];
     if (dtype == DType::kFloat32) {
       Store(static_cast<float*>(y) + at, low);
       Store(static_cast<float*>(y) + at + 8, high);

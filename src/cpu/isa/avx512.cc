@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernels of AVX-512 (F, BW, VL) without VNNI: AVX2's products in zmm, where one register is one line; strict fp32 for
-// machines with VNNI too. Stages are AVX2's.
+// Kernels of AVX-512 (F, BW, VL) without VNNI: AVX2's products in zmm, where one register is one line; strict fp32, and
+// the stages, for machines with VNNI too.
 #include <immintrin.h>
 
 #include <cstdint>
 
+#include "cpu/epilogue-inl.h"
 #include "cpu/for_rows-inl.h"
 #include "cpu/isa/avx2.h"
+#include "cpu/isa/avx2_lines-inl.h"
 #include "cpu/isa/avx512-inl.h"
+#include "cpu/isa/avx512.h"
 #include "cpu/isa/tables.h"
 #include "cpu/pack_x-inl.h"
 
@@ -255,5 +258,8 @@ constexpr Kernel kAvx512Float = {.name = "avx512_float", .isa = Isa::kAvx512, .p
                                  .tile_m = kTileRows, .min_rows = 3, .slice_step = 4, .k_block = 256, .x_bytes = 4,
                                  .row_sums = false, .pack_x = PackXFloats<Avx2>, .widened_bytes = 0,
                                  .widen = nullptr, .gemm = ForRows<kTileRows, GemmFloat>};
+
+// row_max stays AVX2's: rows of fp32 from memory take 0.88 of the time, of bf16 0.95 to 1 (one core of a Zen 4).
+constexpr Stages kAvx512Stages = MakeStages<Avx512, Avx2>(Isa::kAvx512, kAvx2Lines);
 
 }  // namespace qgmm::cpu

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernels of AVX-512 with VNNI: one zmm is one line, so a panel's 16 columns are one accumulator per row. fp32 is plain
-// AVX-512's, stages are AVX2's.
+// Kernels of AVX-512 with VNNI: one zmm is one line, so a panel's 16 columns are one accumulator per row. fp32 and the
+// stages are plain AVX-512's.
 #include <immintrin.h>
 
 #include <cstdint>

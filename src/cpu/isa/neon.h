@@ -56,9 +56,9 @@ struct Neon {
   static int32_t MaxLane(I v) { return vmaxvq_s32(v); }
 
   /// 16 fp32 narrowed to float32, float16 or bfloat16 at element `at`; NaN already canonical.
-  static bool StoreNarrow16(void* y, DType dtype, int64_t at, const float* z) {
+  static bool StoreNarrow16(void* y, DType dtype, int64_t at, const F (&z)[4]) {
     for (int j = 0; j < 16; j += kLanes) {
-      const F v = Load(z + j);
+      const F v = z[j / kLanes];
       if (dtype == DType::kFloat32) {
         Store(static_cast<float*>(y) + at + j, v);
       } else {

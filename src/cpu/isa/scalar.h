@@ -59,7 +59,7 @@ struct Scalar {
   }
 
   /// Fast paths that plain C++ does not have: the caller goes element by element.
-  static bool StoreNarrow16(void*, DType, int64_t, const float*) { return false; }
+  static bool StoreNarrow16(void*, DType, int64_t, const F (&)[16]) { return false; }
   static bool Widen(const void*, DType, int64_t, float*) { return false; }
 };
 
