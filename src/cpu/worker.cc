@@ -114,6 +114,7 @@ void Worker::ChooseKernels(const RowBlock& b, int64_t pair, PairLines* lines) co
     lines->promise[h] = plan_.promises.Of(b.expert, 2 * pair + h);
     if (lines->kernel[h]->needs == Certificate::kNone) continue;
     std::memcpy(lines->column_sums[h], ColumnSumsAt(p_.w.packed, b.expert, 2 * pair + h), sizeof(lines->column_sums[h]));
+    for (int e = 0; e < lines->promise[h].count; e += 16) __builtin_prefetch(lines->promise[h].residuals + 4 * e);
   }
 }
 
@@ -141,6 +142,7 @@ Worker::PairLines Worker::Lines(const RowBlock& b, int64_t pair, int index, int 
       from = scratch;
     }
     lines.bytes[h] = from;
+    lines.copied[h] = from == scratch || kernel.widen;
     if (kernel.widen) {
       uint8_t* to = At<uint8_t>(plan_.scratch.widened) + h * count * kernel.widened_bytes;
       kernel.widen(from, static_cast<int>(count), to);
@@ -171,23 +173,23 @@ void Worker::FindNext(const RowBlock& b, const Task& task, int64_t pair, PairLin
   }
 }
 
-/// What the call fetches that multiplies rows [row, row + tile_m) with all lines of a stretch. One tile of rows: what comes
-/// in its own stream. Several: each tile fetches a part of the next stretch, so that memory is read all the time.
+/// What the call fetches that multiplies rows [row, row + tile_m) with a stretch's lines from `line` on. One tile of rows:
+/// what comes in its own stream. Several, or lines that were copied: each tile fetches a part of the next stretch, each
+/// slice a part of the tile's, so that memory is read all the time.
 void Worker::SetPrefetch(const RowBlock& b, const Kernel& kernel, const PairLines& lines, int half, int row,
-                         GemmArgs* args) const {
-  constexpr int kAheadBytes = 4096;
+                         int64_t line, GemmArgs* args) const {
   const int tiles = (b.packed_rows + kernel.tile_m - 1) / kernel.tile_m, tile = row / kernel.tile_m;
   const int shift = std::bit_width(static_cast<unsigned>(tiles)) - 1;  // 2^shift tiles fetch a part each
   const int64_t part = LinesOf(lines.k, p_.w.dtype) * kLineBytes >> shift;
   args->prefetch_step = 0;
   for (int i = 0; i < kernel.panels; ++i) {
     args->prefetch[i] = args->w[i];
-    if (tiles == 1 && !kernel.widen) {
-      args->prefetch[i] += kAheadBytes;
+    if (tiles == 1 && !lines.copied[half + i]) {
+      args->prefetch[i] += args->rows == 1 && kernel.ahead_bytes_of_one ? kernel.ahead_bytes_of_one : kernel.ahead_bytes;
       args->prefetch_step = kLineBytes;
     } else if (lines.next[half + i] != nullptr && tile < 1 << shift) {
-      args->prefetch[i] = lines.next[half + i] + tile * part;
       args->prefetch_step = kLineBytes >> shift;
+      args->prefetch[i] = lines.next[half + i] + tile * part + line * args->prefetch_step;
     }
   }
 }
@@ -313,10 +315,7 @@ void Worker::MultiplyTiles(const RowBlock& b, const PairLines& lines, int row, i
       args.x = x + PackedAt(kernel, args.x_stride, row + r, first_k) * kernel.x_bytes;
       args.row_sums = At<int32_t>(plan_.scratch.row_sums) + (row + r) * slices_ + slice;
       args.acc = acc + r * kPairColumns + h * kPanelColumns;
-      SetPrefetch(b, kernel, lines, h, row + r, &args);
-      if (args.prefetch_step < kLineBytes) {  // several tiles share the next stretch, each slice a part of their part
-        for (int i = 0; i < kernel.panels; ++i) args.prefetch[i] += line * args.prefetch_step;
-      }
+      SetPrefetch(b, kernel, lines, h, row + r, line, &args);
       args.meanwhile = unfinished_.rows_left > 0 ? ShareOut(int64_t{args.rows} * kernel.panels * k) : nullptr;
       kernel.gemm(args);
     }

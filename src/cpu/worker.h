@@ -39,6 +39,7 @@ class Worker {
   struct PairLines {
     const uint8_t* panel[2];   // as the kernel reads them, at the first line of the stretch
     const uint8_t* bytes[2];   // lines of true weights, as packed, if a kernel without certificate reads the panel
+    bool copied[2];            // panel is scratch: widened, or whole bytes of a certified panel
     const Kernel* kernel[2];
     PanelPromise promise[2];   // kernels that need a certificate: with a residual list
     alignas(64) int32_t column_sums[2][kPanelColumns];  // the same
@@ -72,7 +73,7 @@ class Worker {
   void ChooseKernels(const RowBlock& b, int64_t pair, PairLines* lines) const;
   void FindNext(const RowBlock& b, const Task& task, int64_t pair, PairLines* lines) const;
   void SetPrefetch(const RowBlock& b, const Kernel& kernel, const PairLines& lines, int half, int row,
-                   GemmArgs* args) const;
+                   int64_t line, GemmArgs* args) const;
   void MultiplyStrip(const RowBlock& b, const PairLines& lines, int row, int rows);
   void MultiplySlice(const RowBlock& b, const PairLines& lines, int row, int rows, int64_t slice, int64_t first_k,
                      int64_t k);

@@ -240,12 +240,14 @@ constexpr Kernel kAvx512Wide = {.name = "avx512_wide", .isa = Isa::kAvx512, .pro
                                 .gemm = ForRows<kTileRows, GemmWide>};
 constexpr Kernel kAvx512Pairs = {.name = "avx512_pairs", .isa = Isa::kAvx512, .product = Product::kInt8,
                                  .needs = Certificate::kPairs, .tile_m = kTileRows, .min_rows = 1, .slice_step = 4,
-                                 .k_block = 1024, .x_bytes = 1, .row_sums = false, .pack_x = PackXUnsigned,
-                                 .widened_bytes = 0, .widen = nullptr, .gemm = ForRows<kTileRows, GemmPairs>};
+                                 .k_block = 1024, .ahead_bytes_of_one = kAheadOfOne, .x_bytes = 1,
+                                 .row_sums = false, .pack_x = PackXUnsigned, .widened_bytes = 0, .widen = nullptr,
+                                 .gemm = ForRows<kTileRows, GemmPairs>};
 constexpr Kernel kAvx512Quads = {.name = "avx512_quads", .isa = Isa::kAvx512, .product = Product::kInt8,
                                  .needs = Certificate::kQuads, .tile_m = kTileRows, .min_rows = 1, .slice_step = 8,
-                                 .k_block = 1024, .x_bytes = 1, .row_sums = false, .pack_x = PackXUnsigned,
-                                 .widened_bytes = 0, .widen = nullptr, .gemm = ForRows<kTileRows, GemmQuads>};
+                                 .k_block = 1024, .ahead_bytes_of_one = kAheadOfOne, .x_bytes = 1,
+                                 .row_sums = false, .pack_x = PackXUnsigned, .widened_bytes = 0, .widen = nullptr,
+                                 .gemm = ForRows<kTileRows, GemmQuads>};
 constexpr Kernel kAvx512Int4 = {.name = "avx512_int4", .isa = Isa::kAvx512, .product = Product::kInt4,
                                 .tile_m = kNibbleRows, .min_rows = 1, .slice_step = 8, .k_block = 1024, .x_bytes = 1,
                                 .row_sums = true, .folds = true, .pack_x = PackXBytes, .widened_bytes = 0,

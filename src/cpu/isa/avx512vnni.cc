@@ -136,8 +136,9 @@ struct GemmFixed {
 
 // k_block: x of a tile and the panel's stretch (16 KiB each; int4 8 KiB of panel) stay in L1.
 constexpr Kernel kAvx512VnniInt8 = {.name = "avx512vnni_int8", .isa = Isa::kAvx512Vnni, .product = Product::kInt8,
-                                    .tile_m = kTileRows, .min_rows = 1, .slice_step = 4, .k_block = 1024, .x_bytes = 1,
-                                    .row_sums = true, .folds = true, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
+                                    .tile_m = kTileRows, .min_rows = 1, .slice_step = 4, .k_block = 1024,
+                                    .ahead_bytes_of_one = kAheadOfOne, .x_bytes = 1, .row_sums = true, .folds = true,
+                                    .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
                                     .gemm = ForRows<kTileRows, GemmInt8>};
 constexpr Kernel kAvx512VnniInt4 = {.name = "avx512vnni_int4", .isa = Isa::kAvx512Vnni, .product = Product::kInt4,
                                     .tile_m = kTileRows, .min_rows = 1, .slice_step = 8, .k_block = 1024, .x_bytes = 1,

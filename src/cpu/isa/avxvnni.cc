@@ -49,9 +49,10 @@ struct GemmInt4 {
 }  // namespace
 
 constexpr Kernel kAvxVnniInt8 = {.name = "avxvnni_int8", .isa = Isa::kAvxVnni, .product = Product::kInt8,
-                                 .tile_m = kTileRows, .min_rows = 1, .slice_step = 4, .k_block = 2048, .x_bytes = 1,
-                                 .row_sums = true, .folds = true, .pack_x = PackXBytes, .widened_bytes = 0,
-                                 .widen = nullptr, .gemm = ForRows<kTileRows, GemmInt8>};
+                                 .tile_m = kTileRows, .min_rows = 1, .slice_step = 4, .k_block = 2048,
+                                 .ahead_bytes_of_one = kAheadOfOne, .x_bytes = 1, .row_sums = true, .folds = true,
+                                 .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
+                                 .gemm = ForRows<kTileRows, GemmInt8>};
 constexpr Kernel kAvxVnniInt4 = {.name = "avxvnni_int4", .isa = Isa::kAvxVnni, .product = Product::kInt4,
                                  .tile_m = kNibbleRows, .min_rows = 1, .slice_step = 8, .k_block = 2048, .x_bytes = 1,
                                  .row_sums = true, .folds = true, .pack_x = PackXBytes, .widened_bytes = 0,
