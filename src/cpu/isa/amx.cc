@@ -350,14 +350,12 @@ constexpr Kernel kAmxInt4 = {.name = "amx_int4", .isa = Isa::kAmx, .product = Pr
                              .tile_m = 2 * kTileRows, .row_step = kTileRows, .min_rows = 32, .slice_step = kTileK,
                              .k_block = 512, .ahead_bytes = 2048, .x_bytes = 1, .x_tiles = true, .row_sums = false,
                              .folds = true, .meanwhile = true, .pack_x = PackXTiles, .widened_bytes = 2 * kLineBytes,
-                             .widen = WidenNibbles,
-                             .gemm = GemmTiles<8>, .enter = EnterTiles, .leave = LeaveTiles};
+                             .widen = WidenNibbles, .gemm = GemmTiles<8>, .enter = EnterTiles, .leave = LeaveTiles};
 
 constexpr Kernel kAmxFixed = {.name = "amx_fixed", .isa = Isa::kAmx, .product = Product::kFixed16, .panels = 2,
                               .tile_m = kTileRows, .row_step = kTileRows, .min_rows = 9, .slice_step = kTileK,
                               .k_block = 512, .ahead_bytes = 2048, .x_bytes = 2, .x_tiles = true, .row_sums = false,
-                              .meanwhile = true,
-                              .pack_x = PackXFixed<Avx2, HighAndLow>, .widened_bytes = 0, .widen = nullptr,
-                              .gemm = MultiplyFetching<Form::kHighLow, 16>, .enter = EnterTiles, .leave = LeaveTiles};
+                              .meanwhile = true, .pack_x = PackXFixed<Avx2, HighAndLow>, .widened_bytes = 0,
+                              .widen = nullptr, .gemm = MultiplyFetching<Form::kHighLow, 16>, .enter = EnterTiles, .leave = LeaveTiles};
 
 }  // namespace qgmm::cpu
