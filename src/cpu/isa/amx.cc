@@ -356,6 +356,7 @@ constexpr Kernel kAmxFixed = {.name = "amx_fixed", .isa = Isa::kAmx, .product = 
                               .tile_m = kTileRows, .row_step = kTileRows, .min_rows = 9, .slice_step = kTileK,
                               .k_block = 512, .ahead_bytes = 2048, .x_bytes = 2, .x_tiles = true, .row_sums = false,
                               .meanwhile = true, .pack_x = PackXFixed<Avx2, HighAndLow>, .widened_bytes = 0,
-                              .widen = nullptr, .gemm = MultiplyFetching<Form::kHighLow, 16>, .enter = EnterTiles, .leave = LeaveTiles};
+                              .widen = nullptr, .gemm = MultiplyFetching<Form::kHighLow, 16>, .enter = EnterTiles,
+                              .leave = LeaveTiles};
 
 }  // namespace qgmm::cpu
