@@ -170,7 +170,7 @@ def arguments():
     parser.add_argument("--minutes", type=float, help=f"time for all processes: repeats adapt to it, down to 3 of rivals and "
                         f"5 of ours; {QUICK_MINUTES} of --quick, {FULL_MINUTES} of the full list; 0: no limit")
     parser.add_argument("--operators", default="A,B,down,quant", help="which of A, B, down, quant")
-    parser.add_argument("--extras", help="which of packing, calls; an empty word: none; both, if neither it nor --only is given")
+    parser.add_argument("--extras", help="which of packing, calls; an empty word: none; without it both, or none with --only")
     parser.add_argument("--process", help=f"which of {', '.join(CAPS)}")
     parser.add_argument("--repeats", type=int, default=9, help="most calls per measurement")
     parser.add_argument("--json", metavar="FILE", help="also write one JSON object per measurement and line")

@@ -142,8 +142,8 @@ def test_bench_a_hard_limit_ends_the_list_soon_after():
 
 def test_bench_only_keeps_the_cases_with_the_text(tmp_path):
     file = tmp_path / "one.json"
-    command = [sys.executable, BENCH / "ops_bench.py", "--smoke", "--process", "best", "--repeats", "1", "--only", "per channel",
-               "--json", file]
+    command = [sys.executable, BENCH / "ops_bench.py", "--smoke", "--process", "best", "--repeats", "1",
+               "--only", "per channel", "--json", file]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert {m["case"] for m in plot.load(file)} == {"A int4 per channel, 6 x 256 x 256, 16 rows"}
