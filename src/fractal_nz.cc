@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // FRACTAL_NZ, the NPU's weight storage, to plain tensors and back (docs/operators.md, section 6).
+#include <algorithm>
 #include <cstring>
 
 #include "check.h"
@@ -29,10 +30,6 @@ struct Blocks {
   }
 };
 
-void CopyElement(std::byte* to, int64_t to_index, const std::byte* from, int64_t from_index, int64_t bytes) {
-  std::memcpy(to + to_index * bytes, from + from_index * bytes, static_cast<size_t>(bytes));
-}
-
 /// int4: the even element in the low nibble.
 void CopyNibble(std::byte* to, int64_t to_index, const std::byte* from, int64_t from_index) {
   const std::byte value = (from[from_index / 2] >> (4 * (from_index % 2))) & std::byte{15};
@@ -40,22 +37,65 @@ void CopyNibble(std::byte* to, int64_t to_index, const std::byte* from, int64_t 
   to[to_index / 2] = (to[to_index / 2] & ~(std::byte{15} << shift)) | (value << shift);
 }
 
-/// Every element, between plain [e, k, n] and the blocks.
-void Copy(const FractalNzArgs& args, bool to_nz) {
-  const Blocks blocks(args);
-  const int64_t e = args.plain.rank == 3 ? args.plain.sizes[0] : 1, bytes = Bytes(args.dtype);
+/// Elements [0, count) of `Bytes` bytes each, `step` apart in plain and consecutive in the storage.
+template <int kBytes>
+void CopyRun(std::byte* plain, int64_t step, std::byte* storage, int64_t count, bool to_nz) {
+  if (step == 1) {
+    std::memcpy(to_nz ? storage : plain, to_nz ? plain : storage, static_cast<size_t>(count * kBytes));
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i, plain += step * kBytes, storage += kBytes) {
+    std::memcpy(to_nz ? storage : plain, to_nz ? plain : storage, kBytes);
+  }
+}
+
+/// Rows of blocks, c0 elements each, which are neighbours in plain unless the storage is transposed.
+template <int kBytes>
+void CopyRows(const FractalNzArgs& args, const Blocks& blocks, int64_t e, bool to_nz) {
+  const int64_t outer = args.transposed ? args.k : args.n, inner = args.transposed ? args.n : args.k;
+  const int64_t outer_step = args.transposed ? args.n : 1, inner_step = args.transposed ? 1 : args.n;
+  for (int64_t expert = 0; expert < e; ++expert) {
+    auto* plain = static_cast<std::byte*>(args.plain.data) + expert * args.k * args.n * kBytes;
+    auto* storage = static_cast<std::byte*>(args.storage.data) + expert * blocks.elements() * kBytes;
+    for (int64_t o = 0; o < outer; o += blocks.c0) {
+      std::byte* row = storage + o * blocks.inner_blocks * kBlockRows * kBytes;
+      for (int64_t i = 0; i < inner; ++i, row += blocks.c0 * kBytes) {
+        std::byte* first = plain + (o * outer_step + i * inner_step) * kBytes;
+        CopyRun<kBytes>(first, outer_step, row, std::min(blocks.c0, outer - o), to_nz);
+      }
+    }
+  }
+}
+
+void CopyNibbles(const FractalNzArgs& args, const Blocks& blocks, int64_t e, bool to_nz) {
   auto* plain = static_cast<std::byte*>(args.plain.data);
   auto* storage = static_cast<std::byte*>(args.storage.data);
   for (int64_t row = 0; row < e * args.k; ++row) {
     const int64_t expert = row / args.k, kk = row % args.k;
     for (int64_t j = 0; j < args.n; ++j) {
       const int64_t at_plain = row * args.n + j, at_storage = expert * blocks.elements() + blocks.IndexOf(kk, j);
-      auto* to = to_nz ? storage : plain;
-      const auto* from = to_nz ? plain : storage;
-      const int64_t to_index = to_nz ? at_storage : at_plain, from_index = to_nz ? at_plain : at_storage;
-      if (args.dtype == DType::kInt4) CopyNibble(to, to_index, from, from_index);
-      else CopyElement(to, to_index, from, from_index, bytes);
+      if (to_nz) CopyNibble(storage, at_storage, plain, at_plain);
+      else CopyNibble(plain, at_plain, storage, at_storage);
     }
+  }
+}
+
+/// Every element, between plain [e, k, n] and the blocks.
+void Copy(const FractalNzArgs& args, bool to_nz) {
+  const Blocks blocks(args);
+  const int64_t e = args.plain.rank == 3 ? args.plain.sizes[0] : 1;
+  if (args.dtype == DType::kInt4) {
+    if (args.transposed || args.n % 2 != 0 || blocks.c0 % 2 != 0) return CopyNibbles(args, blocks, e, to_nz);
+    FractalNzArgs pairs = args;  // of columns, which stay together: bytes
+    pairs.dtype = DType::kInt8;
+    pairs.n = args.n / 2;
+    pairs.c0 = blocks.c0 / 2;
+    return CopyRows<1>(pairs, Blocks(pairs), e, to_nz);
+  }
+  switch (Bytes(args.dtype)) {
+    case 1: return CopyRows<1>(args, blocks, e, to_nz);
+    case 2: return CopyRows<2>(args, blocks, e, to_nz);
+    default: return CopyRows<4>(args, blocks, e, to_nz);
   }
 }
 

@@ -101,13 +101,104 @@ std::vector<Draw> Draws() {
           {"zeros", [](std::mt19937&) { return 0; }}};
 }
 
+/// The portable lane search and those of ISAs that bring their own.
+std::vector<FindBrokenFn> Finds() {
+  std::vector<FindBrokenFn> finds;
+  for (const Isa isa : MachineIsas()) {
+    const FindBrokenFn find = StagesFor(isa).lines.find_broken;
+    if (std::find(finds.begin(), finds.end(), find) == finds.end()) finds.push_back(find);
+  }
+  return finds;
+}
+
+/// The certificate lane by lane, in plain ints: largest weight first, of equals the first in memory.
+Certificate PlainCertify(Panel& panel, int64_t capacity, std::vector<uint32_t>* residuals) {
+  const Panel before = panel;
+  for (const int lines : {2, 1}) {
+    panel = before;
+    residuals->clear();
+    for (int c = 0; c < kPanelColumns; ++c) {
+      for (const auto& group : LaneGroups(lines)) {
+        for (const int sign : {1, -1}) {
+          int sum = 0;
+          for (int64_t k : group) sum += std::max(0, sign * Byte(panel, k, c));
+          while (sum > 128) {
+            int64_t largest = -1;
+            for (int64_t k : group) {
+              const bool untouched = Byte(panel, k, c) == Byte(const_cast<Panel&>(before), k, c);
+              if (untouched && (largest < 0 || sign * Byte(panel, k, c) > sign * Byte(panel, largest, c))) largest = k;
+            }
+            const int taken = std::min(sign * Byte(panel, largest, c), sum - 128);
+            residuals->push_back(MakeResidual(largest, c, sign * taken));
+            Byte(panel, largest, c) = static_cast<int8_t>(Byte(panel, largest, c) - sign * taken);
+            sum -= taken;
+          }
+        }
+      }
+    }
+    std::sort(residuals->begin(), residuals->end());
+    const int64_t most = lines == 2 ? capacity / 2 : capacity;
+    if (static_cast<int64_t>(residuals->size()) <= most) return lines == 2 ? Certificate::kQuads : Certificate::kPairs;
+  }
+  panel = before;
+  residuals->clear();
+  return Certificate::kNone;
+}
+
+TEST(CertifyPanel, TheBytesAndListsOfAPlainRewrite) {
+  for (const Draw& draw : Draws()) {
+    for (uint32_t seed = 0; seed < 20; ++seed) {
+      for (const int64_t capacity : {int64_t{1}, kWeights / 256, kWeights / 16, kWeights * 2}) {
+        const Panel before = Drawn(seed, draw.draw);
+        Panel expected = before;
+        std::vector<uint32_t> list;
+        const Certificate certificate = PlainCertify(expected, capacity, &list);
+        for (const FindBrokenFn find : Finds()) {
+          Panel panel = before;
+          std::vector<uint32_t> residuals = {77};
+          ASSERT_EQ(CertifyPanel(panel.data(), kLines, capacity, find, &residuals), certificate) << draw.name << ", " << seed;
+          ASSERT_EQ(residuals, list) << draw.name << ", seed " << seed << ", capacity " << capacity;
+          ASSERT_EQ(panel, expected) << draw.name << ", seed " << seed << ", capacity " << capacity;
+        }
+      }
+    }
+  }
+}
+
+/// Every lane of every group, one at a time, just within the bound and just beyond, at both ends of int8.
+TEST(FindBroken, OneLaneAtATime) {
+  constexpr int kWithin[2][4] = {{64, 64, -64, -64}, {1, 127, 0, -128}};
+  constexpr int kBeyond[3][4] = {{65, 64, 0, 0}, {-128, -1, 0, 0}, {127, 2, -128, 0}};
+  for (const FindBrokenFn find : Finds()) {
+    for (const int steps : {1, 2}) {
+      for (int64_t lane = 0; lane < kMaxLines / 2 / steps * 32; ++lane) {
+        const int64_t group = lane / 32, first = group * steps * kLineBytes + lane % 32 * 2;
+        const auto place = [&](int i) { return static_cast<size_t>(first + (steps == 2 ? i / 2 * kLineBytes : 0) + i % 2); };
+        std::vector<uint8_t> lines(static_cast<size_t>(kMaxLines / 2 * kLineBytes));
+        BrokenLanes found[kMaxLines];
+        for (const auto& weights : kWithin) {
+          for (int i = 0; i < 2 * steps; ++i) lines[place(i)] = static_cast<uint8_t>(weights[i]);
+          ASSERT_EQ(find(lines.data(), kMaxLines / 2 / steps, steps, found), 0) << steps << ", lane " << lane;
+        }
+        for (const auto& weights : kBeyond) {
+          for (int i = 0; i < 2 * steps; ++i) lines[place(i)] = static_cast<uint8_t>(weights[i]);
+          ASSERT_EQ(find(lines.data(), kMaxLines / 2 / steps, steps, found), 1) << steps << ", lane " << lane;
+          ASSERT_EQ(found[0].group, group);
+          ASSERT_EQ(found[0].lanes, 1u << (lane % 32));
+        }
+      }
+    }
+  }
+}
+
 TEST(CertifyPanel, KeepsThePromiseWithTheFewestEntries) {
+  const FindBrokenFn find = StagesFor(ChosenIsa(-1)).lines.find_broken;
   for (const Draw& draw : Draws()) {
     for (const int64_t capacity : {int64_t{1}, kWeights / 256, kWeights / 16, kWeights * 2}) {
       const Panel before = Drawn(3, draw.draw);
       Panel panel = before;
       std::vector<uint32_t> residuals = {77};
-      const Certificate certificate = CertifyPanel(panel.data(), kLines, capacity, &residuals);
+      const Certificate certificate = CertifyPanel(panel.data(), kLines, capacity, find, &residuals);
       Panel original = before;
       const int quads = FewestOf(original, 2), pairs = FewestOf(original, 1);
       const Certificate expected = quads <= capacity / 2 ? Certificate::kQuads
@@ -133,10 +224,11 @@ TEST(CertifyPanel, KeepsThePromiseWithTheFewestEntries) {
 }
 
 TEST(CertifyPanel, RestoreLinesOfAnyStretch) {
+  const FindBrokenFn find = StagesFor(ChosenIsa(-1)).lines.find_broken;
   const Panel before = Drawn(4, [](std::mt19937& r) { return static_cast<int>(r() >> 24) - 128; });
   Panel panel = before;
   std::vector<uint32_t> residuals;
-  ASSERT_EQ(CertifyPanel(panel.data(), kLines, 2 * kWeights, &residuals), Certificate::kQuads);
+  ASSERT_EQ(CertifyPanel(panel.data(), kLines, 2 * kWeights, find, &residuals), Certificate::kQuads);
   const PanelPromise promise = {Certificate::kQuads, static_cast<int>(residuals.size()),
                                 reinterpret_cast<const uint8_t*>(residuals.data())};
   for (int64_t first = 0; first < kLines; ++first) {

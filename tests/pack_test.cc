@@ -146,6 +146,9 @@ TEST(Pack, EverySourceLayoutGivesTheSameBytes) {
         {n, e * n, 1},              // experts between k and n
         {2 * k * (n + 3), 2 * (n + 3), 1},  // a slice of wider rows, every other one
         {3 * k * n, 3 * n, 3},      // every third column
+        {2 * k * n, 2 * n, 2}, {2 * k * n, 2 * n, -2},      // every second one, and backwards
+        {2 * k * n, 2, 2 * k}, {3 * k * n, -3, 3 * k},      // every second and third row of transposed weights
+        {k * n, -1, k}, {40 * k * n, 40, 40 * k}, {40 * k * n, 40 * n, 40},  // elements that share no cache line
         {-k * n, n, 1}, {k * n, -n, 1}, {k * n, n, -1}, {-k * n, -1, -k},  // reversed
     };
     for (const auto& strides : layouts) {
@@ -269,7 +272,8 @@ TEST(Pack, AroundTheCaches) {
                          Shape{1, 1027, 150, DType::kInt8, false}}) {
     const std::vector<int> values = RandomValues(s, 8);
     const int64_t n = Elements(s), panels = 2 * Pairs(s.n), stride = PanelBytes(s.dtype, s.k);
-    for (const auto& strides : {std::vector<int64_t>{s.k * n, n, 1}, {s.k * n, 1, s.k}, {0, 2 * n, 2}}) {
+    for (const auto& strides : {std::vector<int64_t>{s.k * n, n, 1}, {s.k * n, 1, s.k}, {0, 2 * n, 2}, {0, 2, 2 * s.k},
+                                {0, n, -1}}) {
       const Owned tensor = Tensor(s, values, strides, Edge::kBack);
       const Weights w = WeightsOf(s, tensor);
       const std::vector<uint8_t> whole = PackedBytesOf(w, 1, 0, 0, static_cast<int>(Isa::kScalar));
@@ -283,6 +287,12 @@ TEST(Pack, AroundTheCaches) {
         PackPanels(w, {0, 0, panels, 0, stride / kLineBytes, out, stride, sums.data(), true}, makers);
         if (makers.drain) makers.drain();
         ASSERT_EQ(0, std::memcmp(out, whole.data() + kHeaderBytes, size)) << Words(s) << ", " << Name(isa);
+        std::fill(memory.begin(), memory.end(), 0xAB);
+        makers.copy(whole.data() + kHeaderBytes, panels * stride / kLineBytes, out);
+        if (makers.drain) makers.drain();
+        ASSERT_EQ(0, std::memcmp(out, whole.data() + kHeaderBytes, size)) << Words(s) << ", " << Name(isa);
+        ASSERT_EQ(memory.size() - size, static_cast<size_t>(std::count(memory.data(), out, 0xAB) +
+                                                            std::count(out + size, memory.data() + memory.size(), 0xAB)));
         ASSERT_EQ(0, std::memcmp(sums.data(), whole.data() + kHeaderBytes + size, sums.size() * 4)) << Words(s);
       }
     }

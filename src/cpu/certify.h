@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "cpu/kernel.h"
 #include "packed_format.h"
 
 namespace qgmm::cpu {
@@ -16,8 +17,9 @@ namespace qgmm::cpu {
 /// 20 % (quads over pairs) and 22 % (pairs over wide).
 ///
 /// `panel`: all its lines, true weights; afterwards bytes that keep the promise, and `residuals` what they lack, ascending.
-/// No promise: bytes stay as they are, and there is no list.
-Certificate CertifyPanel(uint8_t* panel, int64_t lines, int64_t capacity, std::vector<uint32_t>* residuals);
+/// No promise: bytes stay as they are, and there is no list. `find`: of the ISA's LineMakers.
+Certificate CertifyPanel(uint8_t* panel, int64_t lines, int64_t capacity, FindBrokenFn find,
+                         std::vector<uint32_t>* residuals);
 
 /// Adds the residues of k in [first_k, first_k + 4 * lines) to the bytes of a stretch of the panel's lines.
 void RestoreLines(const PanelPromise& promise, int64_t first_k, int64_t lines, uint8_t* stretch);

@@ -162,9 +162,19 @@ using LinesFn = void (*)(const LinesArgs&);
 inline constexpr int kMaxLines = 64;     // sums of so many lines fit 16 bits
 inline constexpr int kColumnLines = 16;  // a cache line of each column
 
+/// Lanes of `steps` consecutive lines (1: pairs, 2: quads; docs/packing.md) that break the promise of certificates.
+struct BrokenLanes {
+  int group;       // the first line is steps * group
+  uint32_t lanes;  // bit i: bytes 2 i and 2 i + 1 of its lines
+};
+/// Of groups [0, groups), at most kMaxLines, those with such lanes, ascending; returns how many.
+using FindBrokenFn = int (*)(const uint8_t* lines, int groups, int steps, BrokenLanes* found);
+
 /// Packing, one function per kind of source: bytes or nibbles that are neighbours along n (rows) or along k (columns).
 struct LineMakers {
   LinesFn rows, columns, nibble_rows, nibble_columns;
+  FindBrokenFn find_broken;
+  void (*copy)(const uint8_t* lines, int64_t count, uint8_t* out);  // around the caches; `out` is aligned to 32 bytes
   void (*drain)();  // orders streamed lines before what follows; null: nothing is streamed. Once at the end: after every
                     // tile it cost a third of the speed
 };

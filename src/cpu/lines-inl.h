@@ -15,6 +15,8 @@ using Bytes16 = uint8_t __attribute__((vector_size(16)));
 using Shorts8 = uint16_t __attribute__((vector_size(16)));
 using Words4 = uint32_t __attribute__((vector_size(16)));
 using Longs2 = uint64_t __attribute__((vector_size(16)));
+using Signed16 = int8_t __attribute__((vector_size(16)));
+using Signed8 = int16_t __attribute__((vector_size(16)));
 
 template <class V>
 inline V LoadVector(const void* p) {
@@ -136,8 +138,40 @@ inline void LinesFromNibbleColumns(const LinesArgs& a) {
   if (a.sums[0]) AddColumnSums(a.out[0], a.lines, true, a.sums[0]);
 }
 
+/// With A the sum of a lane's magnitudes and S its sum, the positive weights sum to (A + S) / 2, the negative ones to
+/// (A - S) / 2: the promise is A + |S| <= 256. A magnitude of 128 is the byte 128.
+inline int FindBroken(const uint8_t* lines, int groups, int steps, BrokenLanes* found) {
+  int count = 0;
+  for (int g = 0; g < groups; ++g, lines += steps * kLineBytes) {
+    Signed8 above[4];
+    uint32_t any = 0;
+    for (int part = 0; part < 4; ++part) {
+      Signed8 magnitudes = {}, sums = {};
+      for (int s = 0; s < steps; ++s) {
+        const auto w = LoadVector<Signed16>(lines + s * kLineBytes + 16 * part);
+        const auto size = reinterpret_cast<Signed8>((w ^ (w < 0)) - (w < 0));
+        magnitudes += (size & 255) + (size >> 8 & 255);
+        const auto both = reinterpret_cast<Signed8>(w);
+        sums += (both << 8 >> 8) + (both >> 8);
+      }
+      above[part] = magnitudes + (sums < 0 ? -sums : sums) > 256;
+      const auto halves = reinterpret_cast<Longs2>(above[part]);
+      any |= (halves[0] | halves[1]) != 0;
+    }
+    if (!any) continue;
+    found[count] = {g, 0};
+    for (int lane = 0; lane < kLineBytes / 2; ++lane) found[count].lanes |= uint32_t{above[lane / 8][lane % 8] != 0} << lane;
+    ++count;
+  }
+  return count;
+}
+
+inline void CopyLines(const uint8_t* lines, int64_t count, uint8_t* out) {
+  std::memcpy(out, lines, static_cast<size_t>(count * kLineBytes));
+}
+
 constexpr LineMakers kPortableLines = {LinesFromRows, LinesFromColumns, LinesFromNibbleRows, LinesFromNibbleColumns,
-                                       nullptr};
+                                       FindBroken, CopyLines, nullptr};
 
 }  // namespace
 }  // namespace qgmm::cpu

@@ -9,6 +9,7 @@
 
 #include "cpu/backend.h"
 #include "cpu/certify.h"
+#include "cpu/gather.h"
 #include "cpu/huge_pages.h"
 #include "cpu/numa.h"
 #include "cpu/plan.h"
@@ -23,8 +24,9 @@ constexpr int kRowsAhead = 8;  // that strided rows are fetched early: each is a
 constexpr int kTileLines = 16;
 static_assert(kTileLines <= kMaxLines);
 constexpr int kTilePanels = 4, kTileColumns = kTilePanels * kPanelColumns;  // a cache line of int8
-// Panels packed together. Wide spans read whole pages of [k, n], whose rows are pages apart.
-constexpr int64_t kStreamedPanels = 256, kCertifiedPanels = 32, kSpanStep = 8;
+// Panels packed together. Wide spans read whole pages of [k, n], whose rows are pages apart; certified ones wait in L2.
+// Certified rows of k 2048, CPU time of 256 MB at 8, 16, 32 panels: 62, 66, 71 ms; 4 (half cache lines of rows): 138.
+constexpr int64_t kStreamedPanels = 256, kCertifiedPanels = 8, kSpanStep = 8;
 constexpr int kSpansPerWorker = 4;
 
 /// The span's panels whose columns are neighbours: all of them, or, paired, either the gate or the up panels.
@@ -38,11 +40,12 @@ class Neighbours {
     column_ = within + (w.paired ? start % 2 * width : 0);
     columns_ = std::clamp<int64_t>(width - within, 0, panels_ * kPanelColumns);
     rows_ = source_.n_stride == 1;
-    columns_run_ = !rows_ && source_.k_stride == 1 && (!int4_ || column_ % 8 == 0);
+    const bool nearer = source_.k_stride == 1 || std::abs(source_.k_stride) < std::abs(source_.n_stride);
+    columns_run_ = !rows_ && nearer && (!int4_ || column_ % 8 == 0);
   }
 
   int64_t tiles() const { return columns_run_ ? panels_ : (panels_ + kTilePanels - 1) / kTilePanels; }
-  bool columns_run() const { return columns_run_; }  // columns consecutive in k
+  bool columns_run() const { return columns_run_; }  // neighbours along k are nearer than along n
 
   /// Lines [line, line + lines) of the tile's panels; `line` from the span's first.
   void PackTile(int64_t tile, int64_t line, int64_t lines) {
@@ -110,11 +113,44 @@ class Neighbours {
       LinesArgs a = Args(panel, 1, line, whole);
       a.source = Source(k, column_ + panel * kPanelColumns);
       a.stride = source_.n_stride * (int4_ ? 4 : 1);
+      if (source_.k_stride != 1) StageColumns(&a);
       (int4_ ? makers_.nibble_columns : makers_.columns)(a);
     }
     for (; whole < lines; whole += kTileLines) {
       PackRows(panel, 1, line + whole, std::min<int64_t>(kTileLines, lines - whole));
     }
+  }
+
+  static constexpr int64_t kNear = 16;  // bytes; farther elements are a cache line each, or nearly
+
+  /// Fetches as much as `count` elements take, from behind them: what the next tile or the next stretch of columns reads.
+  static void FetchFrom(const uint8_t* first, int64_t apart, int64_t count) {
+    const int64_t length = apart * count;
+    if (std::abs(apart) > kNear) return;
+    for (int64_t b = 0; b < std::abs(length); b += kLineBytes) __builtin_prefetch(first + length + (apart < 0 ? -b : b));
+  }
+
+  /// The same of elements of a row; of far ones a row to come.
+  void FetchRow(const uint8_t* row, int64_t count) const {
+    const int64_t bytes = int4_ ? 4 : 1, apart = source_.n_stride * bytes;
+    FetchFrom(row, apart, count);
+    if (std::abs(apart) <= kNear) return;
+    row += kRowsAhead * source_.k_stride * bytes;
+    for (int64_t c = 0; c < count; ++c) __builtin_prefetch(row + c * apart);
+  }
+
+  /// Columns that are strided along k, made consecutive.
+  void StageColumns(LinesArgs* a) {
+    const int64_t runs = int4_ ? 2 : kPanelColumns, count = int64_t{a->lines} * line_k_, bytes = int4_ ? 4 : 1;
+    const ptrdiff_t stride = kMaxLines * line_k_ * bytes;
+    for (int64_t run = 0; run < runs; ++run) {
+      const uint8_t* from = a->source + run * a->stride;
+      FetchFrom(from, source_.k_stride * bytes, count);
+      if (int4_) GatherWords(from, source_.k_stride, count, staged_ + run * stride);
+      else GatherBytes(from, source_.k_stride, count, staged_ + run * stride);
+    }
+    a->source = staged_;
+    a->stride = stride;
   }
 
   /// Rows [k, k + 4 lines) of `columns` columns, in the order of memory.
@@ -127,14 +163,8 @@ class Neighbours {
     if (rows < 4 * lines || columns < kTileColumns) std::memset(to, 0, static_cast<size_t>(4 * lines * kTileColumns));
     if (std::abs(n_stride) <= std::abs(k_stride)) {
       for (int64_t r = 0; r < rows; ++r, from += k_stride, to += kTileColumns) {
-        if (n_stride == 1) {
-          std::memcpy(to, from, static_cast<size_t>(columns));
-          continue;
-        }
-        for (int64_t c = 0; c < columns; ++c) {
-          __builtin_prefetch(from + c * n_stride + kRowsAhead * k_stride);
-          to[c] = from[c * n_stride];
-        }
+        if (n_stride != 1) FetchRow(from, columns);
+        GatherBytes(from, n_stride, columns, to);
       }
     } else {
       for (int64_t c = 0; c < columns; ++c, from += n_stride, ++to) {
@@ -156,15 +186,21 @@ class Neighbours {
     const int64_t rows = std::min<int64_t>(int64_t{8} * lines, w_.k - k);
     const int shift = static_cast<int>(column % 8) * 4;
     std::memset(staged_, 0, static_cast<size_t>(8 * lines * kRow));
-    for (int64_t c = 0; c < columns; c += 8) {
+    const auto stage = [&](int64_t r, int64_t c) {
       const int64_t wanted = std::min<int64_t>(8, columns - c), here = 8 - column % 8;  // columns in the first word
-      const uint32_t mask = wanted == 8 ? ~0u : (1u << (4 * wanted)) - 1;
-      for (int64_t r = 0; r < rows; ++r) {
-        uint32_t word = Word(k + r, column + c) >> shift;
-        if (wanted > here) word |= Word(k + r, column + c + here) << (32 - shift);
-        word &= mask;
-        std::memcpy(staged_ + r * kRow + c / 2, &word, sizeof(word));
-      }
+      uint32_t word = Word(k + r, column + c) >> shift;
+      if (wanted > here) word |= Word(k + r, column + c + here) << (32 - shift);
+      if (wanted < 8) word &= (1u << (4 * wanted)) - 1;
+      std::memcpy(staged_ + r * kRow + c / 2, &word, sizeof(word));
+    };
+    const int64_t whole = shift == 0 ? columns / 8 * 8 : 0;
+    for (int64_t r = 0; r < rows && whole > 0; ++r) {
+      const uint8_t* from = Source(k + r, column);
+      if (!rows_) FetchRow(from, whole / 8);
+      GatherWords(from, source_.n_stride, whole / 8, staged_ + r * kRow);
+    }
+    for (int64_t c = whole; c < columns; c += 8) {
+      for (int64_t r = 0; r < rows; ++r) stage(r, c);
     }
   }
 
@@ -181,23 +217,44 @@ class Neighbours {
   alignas(64) uint8_t unwanted_[kTileLines * kLineBytes];
 };
 
-/// Certificate and column sums of a panel whose lines are complete and, at best, still in a cache. `index`: expert * P +
-/// panel; `sums`: of its weights.
-void FinishPanel(const PackedHeader& header, int64_t index, uint8_t* out, int32_t* sums) {
-  const int64_t panel_bytes = PanelBytes(header.dtype(), header.k);
-  if (header.residual_capacity > 0) {
-    thread_local std::vector<uint32_t> residuals;
-    const Certificate certificate = CertifyPanel(out + kHeaderBytes + index * panel_bytes, panel_bytes / kLineBytes,
-                                                 header.residual_capacity, &residuals);
-    for (const uint32_t residual : residuals) sums[ResidualColumn(residual)] -= ResidualValue(residual);  // of the bytes
-    const uint32_t words[2] = {static_cast<uint32_t>(certificate), static_cast<uint32_t>(residuals.size())};
-    residuals.resize(static_cast<size_t>(header.residual_capacity));  // every byte of the output is written
-    std::memcpy(out + header.certificates_offset() + index * 8, words, sizeof(words));
-    std::memcpy(out + header.residuals_offset() + index * header.residual_capacity * 4, residuals.data(),
-                residuals.size() * 4);
+/// Certificates, and column sums, of whole panels on their way to the output.
+class Finisher {
+ public:
+  /// `stream`: certified lines leave scratch memory around the caches.
+  Finisher(const PackedHeader& header, const LineMakers& makers, bool stream, uint8_t* out)
+      : header_(header), makers_(makers), stream_(stream), panel_bytes_(PanelBytes(header.dtype(), header.k)), out_(out) {}
+
+  uint8_t* PlaceOf(int64_t index) const { return out_ + kHeaderBytes + index * panel_bytes_; }
+
+  /// `index`: expert * P + panel; `panel`: its lines, in their place or in scratch; `sums`: of its weights.
+  void Finish(int64_t index, uint8_t* panel, int32_t* sums) {
+    if (header_.residual_capacity > 0) Certify(index, panel, sums);
+    if (panel != PlaceOf(index)) {
+      if (stream_) makers_.copy(panel, panel_bytes_ / kLineBytes, PlaceOf(index));
+      else std::memcpy(PlaceOf(index), panel, static_cast<size_t>(panel_bytes_));
+    }
+    std::memcpy(out_ + header_.column_sums_offset() + index * kPanelColumns * 4, sums, kPanelColumns * 4);
   }
-  std::memcpy(out + header.column_sums_offset() + index * kPanelColumns * 4, sums, kPanelColumns * 4);
-}
+
+ private:
+  void Certify(int64_t index, uint8_t* panel, int32_t* sums) {
+    const int64_t capacity = header_.residual_capacity;
+    const Certificate certificate =
+        CertifyPanel(panel, panel_bytes_ / kLineBytes, capacity, makers_.find_broken, &residuals_);
+    for (const uint32_t residual : residuals_) sums[ResidualColumn(residual)] -= ResidualValue(residual);  // of the bytes
+    const uint32_t words[2] = {static_cast<uint32_t>(certificate), static_cast<uint32_t>(residuals_.size())};
+    residuals_.resize(static_cast<size_t>(capacity));  // every byte of the output is written
+    std::memcpy(out_ + header_.certificates_offset() + index * 8, words, sizeof(words));
+    std::memcpy(out_ + header_.residuals_offset() + index * capacity * 4, residuals_.data(), residuals_.size() * 4);
+  }
+
+  const PackedHeader& header_;
+  const LineMakers& makers_;
+  const bool stream_;
+  const int64_t panel_bytes_;
+  uint8_t* const out_;
+  std::vector<uint32_t> residuals_;
+};
 
 /// What one worker packs: spans [begin, end), counted expert by expert, of a node's panels. Memory belongs to the node that
 /// first writes it, so this is where packed weights come to lie.
@@ -214,6 +271,13 @@ struct Part {
     end = experts * spans * (worker - first + 1) / count;
   }
 };
+
+uint8_t* Aligned(uint8_t* p) { return p + (kLineBytes - reinterpret_cast<uintptr_t>(p) % kLineBytes) % kLineBytes; }
+
+/// Whether so many bytes are written around the caches: if they exceed the last one, and start where that is possible.
+bool Streams(int64_t bytes, const uint8_t* out) {
+  return reinterpret_cast<uintptr_t>(out) % 32 == 0 && bytes > std::max(DetectCaches().l3, kSmallCache);
+}
 
 }  // namespace
 
@@ -251,9 +315,8 @@ PackedWeight Pack(const Weights& w, int64_t residual_capacity, uint8_t* out, Con
   std::memcpy(out, &header, sizeof(header));
   const int64_t panels = 2 * Pairs(w.n), panel_bytes = PanelBytes(w.dtype, w.k), lines = panel_bytes / kLineBytes;
   const LineMakers& makers = StagesFor(ChosenIsa(context.max_isa)).lines;
-  // Certifying reads a panel again, so it stays in the cache; else it goes to memory at once if memory is where it ends.
-  const bool certify = residual_capacity > 0, aligned = reinterpret_cast<uintptr_t>(out) % 32 == 0;
-  const bool stream = !certify && aligned && header.bytes > std::max(DetectCaches().l3, kSmallCache);
+  // Around the caches if memory is where it ends. Certifying reads a panel again: that happens in scratch memory first.
+  const bool certify = residual_capacity > 0, stream = Streams(header.bytes, out);
   const int team = WorkersFor(context, nullptr);
   const int64_t most = certify ? kCertifiedPanels : kStreamedPanels, each = w.e * panels / (kSpansPerWorker * team);
   const int64_t wide = std::clamp<int64_t>(each / kSpanStep * kSpanStep, kSpanStep, most);
@@ -263,13 +326,18 @@ PackedWeight Pack(const Weights& w, int64_t residual_capacity, uint8_t* out, Con
   ParallelFor(context, workers, [&](int index) {
     const Part part(slots.Claim(index, topology), workers, nodes, w.e, panels / 2, wide);
     std::vector<int32_t> sums(static_cast<size_t>(wide * kPanelColumns));
+    std::vector<uint8_t> scratch(certify ? static_cast<size_t>(wide * panel_bytes + kLineBytes) : 0);
+    uint8_t* const panels_here = certify ? Aligned(scratch.data()) : nullptr;
+    Finisher finisher(header, makers, stream, out);
     for (int64_t i = part.begin; i < part.end; ++i) {
       const int64_t expert = i / part.spans, within = i % part.spans * wide, first = part.first_panel + within;
       const int64_t count = std::min(wide, part.panels - within), place = expert * panels + first;
       std::fill(sums.begin(), sums.end(), 0);
-      PackPanels(w, {expert, first, count, 0, lines, out + kHeaderBytes + place * panel_bytes, panel_bytes, sums.data(), stream},
-                 makers);
-      for (int64_t p = 0; p < count; ++p) FinishPanel(header, place + p, out, sums.data() + p * kPanelColumns);
+      uint8_t* const to = certify ? panels_here : finisher.PlaceOf(place);
+      PackPanels(w, {expert, first, count, 0, lines, to, panel_bytes, sums.data(), stream && !certify}, makers);
+      for (int64_t p = 0; p < count; ++p) {
+        finisher.Finish(place + p, to + p * panel_bytes, sums.data() + p * kPanelColumns);
+      }
     }
     if (stream && makers.drain) makers.drain();
   });
@@ -291,22 +359,27 @@ PackedWeight Certify(const PackedWeight& weight, int64_t residual_capacity, uint
   std::memcpy(out, &header, sizeof(header));
   const int64_t panels = 2 * Pairs(weight.n), all = weight.e * panels, panel_bytes = PanelBytes(header.dtype(), header.k);
   const Promises promises(weight);
+  const LineMakers& makers = StagesFor(ChosenIsa(context.max_isa)).lines;
+  const bool stream = Streams(header.bytes, out);
   const int workers = static_cast<int>(std::min<int64_t>(WorkersFor(context, nullptr), all));
   const int nodes = NodesFor(topology.nodes, workers, panels / 2);
   Slots slots(workers, nodes);
   ParallelFor(context, workers, [&](int index) {
     const Part part(slots.Claim(index, topology), workers, nodes, weight.e, panels / 2, 1);
+    std::vector<uint8_t> scratch(static_cast<size_t>(panel_bytes + kLineBytes));
+    uint8_t* const panel = Aligned(scratch.data());
+    Finisher finisher(header, makers, stream, out);
     for (int64_t i = part.begin; i < part.end; ++i) {
       const int64_t expert = i / part.spans, first = part.first_panel + i % part.spans;
-      uint8_t* panel = out + kHeaderBytes + (expert * panels + first) * panel_bytes;
       std::memcpy(panel, PanelAt(weight, expert, first), static_cast<size_t>(panel_bytes));
       const PanelPromise promise = promises.Of(expert, first);
       RestoreLines(promise, 0, panel_bytes / kLineBytes, panel);
       int32_t sums[kPanelColumns];
       std::memcpy(sums, ColumnSumsAt(weight, expert, first), sizeof(sums));
       for (int r = 0; r < promise.count; ++r) sums[ResidualColumn(promise.At(r))] += ResidualValue(promise.At(r));
-      FinishPanel(header, expert * panels + first, out, sums);
+      finisher.Finish(expert * panels + first, panel, sums);
     }
+    if (stream && makers.drain) makers.drain();
   });
   return PackedWeight{out, header.bytes, weight.layout, weight.e, weight.k, weight.n, Device{}};
 }

@@ -167,6 +167,38 @@ inline void NibbleColumns(const LinesArgs& a) {
   AddSums<true>(sums, a.lines, a.sums[0]);
 }
 
+/// FindBroken of lines-inl.h: 16 lanes a register.
+template <int kSteps>
+inline int FindBrokenOf(const uint8_t* lines, int groups, BrokenLanes* found) {
+  const __m256i ones = _mm256_set1_epi8(1), most = _mm256_set1_epi16(256);
+  int count = 0;
+  for (int g = 0; g < groups; ++g, lines += kSteps * kLineBytes) {
+    __m256i above[2];
+    for (int h = 0; h < 2; ++h) {
+      __m256i magnitudes = _mm256_setzero_si256(), sums = _mm256_setzero_si256();
+      for (int s = 0; s < kSteps; ++s) {
+        const __m256i w = LoadBytes(lines + s * kLineBytes + 32 * h);
+        magnitudes = _mm256_add_epi16(magnitudes, _mm256_maddubs_epi16(_mm256_abs_epi8(w), ones));
+        sums = _mm256_add_epi16(sums, _mm256_maddubs_epi16(ones, w));
+      }
+      above[h] = _mm256_cmpgt_epi16(_mm256_add_epi16(magnitudes, _mm256_abs_epi16(sums)), most);
+    }
+    const __m256i both = _mm256_packs_epi16(above[0], above[1]);  // lanes 0-7, 16-23, 8-15, 24-31
+    const int lanes = _mm256_movemask_epi8(_mm256_permute4x64_epi64(both, 0xD8));
+    if (lanes != 0) found[count++] = {g, static_cast<uint32_t>(lanes)};
+  }
+  return count;
+}
+inline int FindBrokenAvx2(const uint8_t* lines, int groups, int steps, BrokenLanes* found) {
+  return steps == 2 ? FindBrokenOf<2>(lines, groups, found) : FindBrokenOf<1>(lines, groups, found);
+}
+
+inline void StreamLines(const uint8_t* lines, int64_t count, uint8_t* out) {
+  for (int64_t i = 0; i < 2 * count; ++i) {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(out + 32 * i), LoadBytes(lines + 32 * i));
+  }
+}
+
 template <LinesFn kStored, LinesFn kStreamed>
 void StoreOrStream(const LinesArgs& a) {
   return a.stream ? kStreamed(a) : kStored(a);
@@ -176,7 +208,8 @@ void Drain() { _mm_sfence(); }
 
 constexpr LineMakers kAvx2Lines = {StoreOrStream<Rows<false>, Rows<true>>, StoreOrStream<Columns<false>, Columns<true>>,
                                    StoreOrStream<NibbleRows<false>, NibbleRows<true>>,
-                                   StoreOrStream<NibbleColumns<false>, NibbleColumns<true>>, Drain};
+                                   StoreOrStream<NibbleColumns<false>, NibbleColumns<true>>, FindBrokenAvx2,
+                                   StreamLines, Drain};
 
 }  // namespace
 }  // namespace qgmm::cpu
