@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""pack_weight of a stack of 1 GB, from every layout of the source: GB of weights per second, and the share of the memory
-roof that reading them and writing the packed bytes takes."""
+"""pack_weight from every layout of the source: GB of weights per second, the share of the memory roof, which reads the
+cache lines that hold the weights and writes the packed bytes, and the share of a copy: what clone() of as many contiguous
+bytes takes, which like pack_weight writes memory that nobody has touched, so that the system makes its pages meanwhile (4 KiB ones: the share may exceed 1)."""
 import statistics
 import time
 
@@ -14,39 +15,51 @@ K, N = 2048, 2816
 REPEATS = 3
 
 
-def sources(total):
-    """Layout, weights, and arguments of pack_weight; one stack at a time."""
-    experts = max(2, -(-total // (K * N)))
-    shape = dict(experts=experts, weights="int8", distribution="uniform")
-    yield "int8, rows of n", random_int8(experts, K, N), {"certify": False}, shape
-    yield "int8, columns of k (transposed)", random_int8(experts, N, K).transpose(1, 2), {"certify": False}, shape
+def bell(count):
     small = torch.randn(1 << 20).mul_(20).round_().clamp_(-127, 127).to(torch.int8)
-    bell = small.repeat(experts * K * N // small.numel() + 1)[:experts * K * N].view(experts, K, N)
-    yield "int8, rows of n, certified", bell, {"certify": True}, shape | dict(distribution="sigma20")
-    nibbles = random_int8(2 * experts, K, N // 2).view(torch.int32)
-    yield "int4, rows of n", nibbles, {}, dict(experts=2 * experts, weights="int4", distribution="uniform")
+    return small.repeat(count // small.numel() + 1)[:count]
 
 
-def once(weight, arguments):
+def sources(total):
+    """Layout, weights, arguments of pack_weight, weights' bytes per byte read, and what they are; one stack at a time."""
+    e = max(2, -(-total // (K * N)))
+    uniform = dict(experts=e, weights="int8", distribution="uniform")
+    sigma = uniform | dict(distribution="sigma20")
+    int4 = dict(experts=2 * e, weights="int4", distribution="uniform")
+    bare, certified = {"certify": False}, {"certify": True}
+    yield "int8, rows of n", random_int8(e, K, N), bare, 1, uniform
+    yield "int8, columns of k (transposed)", random_int8(e, N, K).transpose(1, 2), bare, 1, uniform
+    yield "int8, every second column", random_int8(e, K, 2 * N)[:, :, ::2], bare, 2, uniform
+    yield "int8, every second row, transposed", random_int8(e, N, 2 * K).transpose(1, 2)[:, ::2], bare, 2, uniform
+    yield "int8, rows of n, certified", bell(e * K * N).view(e, K, N), certified, 1, sigma
+    yield "int8, columns of k, certified", bell(e * K * N).view(e, N, K).transpose(1, 2), certified, 1, sigma
+    yield "int4, rows of n", random_int8(2 * e, K, N // 2).view(torch.int32), {}, 1, int4
+    yield "int4, columns of k", random_int8(2 * e, N // 8, 4 * K).view(torch.int32).transpose(1, 2), {}, 1, int4
+
+
+def timed(call):
     start = time.perf_counter()
-    packed = qgmm.pack_weight(weight, swiglu=True, **arguments)
-    return time.perf_counter() - start, packed
+    result = call()
+    return time.perf_counter() - start, result
 
 
 def measure(roof, process, small):
-    """small: a few megabytes, to see that it works."""
-    for layout, weight, arguments, shape in sources(2 * K * N if small else 1_000_000_000):
+    """small: a few megabytes, to see that it works. Else 80 MB, more than caches hold: eight of them take 20 s."""
+    for layout, weight, arguments, read_per_byte, shape in sources(2 * K * N if small else 80_000_000):
         size = weight.numel() * weight.element_size()
         say(event="case", text=f"pack_weight, {size / 1e9:.2f} GB, {layout}")
-        times, reads, packed = [], [], None
+        plain = torch.empty(size, dtype=torch.uint8).fill_(1)
+        times, copies, reads, packed = [], [], [], None
         for _ in range(REPEATS):
             packed = None  # the memory of the call before
-            seconds, packed = once(weight, arguments)
+            seconds, packed = timed(lambda: qgmm.pack_weight(weight, swiglu=True, **arguments))
             times.append(seconds)
+            copies.append(timed(plain.clone)[0])
             reads.append(roof.read())
-        median, read = statistics.median(times), statistics.median(reads)
+        median, copy, read = map(statistics.median, (times, copies, reads))
         measured(operator="pack", case=f"pack_weight, {layout}", process=process, k=K, n=N, slice=K, cold=not small,
                  implementation=f"qgmm {qgmm.__version__}", kernel="pack_weight", fused="pack", roof="memory",
                  gbyte_per_s=size / median / 1e9, seconds=median, repeats=len(times),
-                 exact=torch.equal(packed.unpack(), weight),
-                 roof_share=2 * size / median / 1e9 / read, roof_read_gbyte_per_s=read, **shape)
+                 exact=torch.equal(packed.unpack(), weight), copy_share=copy / median,
+                 roof_share=(read_per_byte * size + packed.data.numel()) / median / 1e9 / read,
+                 roof_read_gbyte_per_s=read, **shape)
