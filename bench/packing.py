@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """pack_weight from every layout of the source: GB of weights per second, the share of the memory roof, which reads the
-cache lines that hold the weights and writes the packed bytes, and the share of a copy: what clone() of as many contiguous
-bytes takes, which like pack_weight writes memory that nobody has touched, so that the system makes its pages meanwhile (4 KiB ones: the share may exceed 1)."""
+cache lines that hold the weights and writes the packed bytes, and the share of a copy: what clone() of as many bytes
+takes, which like pack_weight writes memory that nobody has touched: the system makes its pages meanwhile. clone() takes
+4 KiB pages, pack_weight 2 MiB ones, so that share may exceed 1."""
 import statistics
 import time
 
