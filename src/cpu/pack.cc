@@ -25,7 +25,7 @@ constexpr int kTileLines = 16;
 static_assert(kTileLines <= kMaxLines);
 constexpr int kTilePanels = 4, kTileColumns = kTilePanels * kPanelColumns;  // a cache line of int8
 // Panels packed together. Wide spans read whole pages of [k, n], whose rows are pages apart; certified ones wait in L2.
-// Certified rows of k 2048, CPU time of 256 MB at 8, 16, 32 panels: 62, 66, 71 ms; 4 (half cache lines of rows): 138.
+// Certified rows of k 2048, CPU time of 256 MB at 8, 16, 32 panels: 64, 66, 71 ms; 4 (half cache lines of rows): 138.
 constexpr int64_t kStreamedPanels = 256, kCertifiedPanels = 8, kSpanStep = 8;
 constexpr int kSpansPerWorker = 4;
 
