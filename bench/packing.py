@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """pack_weight from every layout of the source: GB of weights per second, the share of the memory roof, which reads the
-cache lines that hold the weights and writes the packed bytes, and the share of a copy: what clone() of as many bytes
-takes, which like pack_weight writes memory that nobody has touched: the system makes its pages meanwhile. clone() takes
-4 KiB pages, pack_weight 2 MiB ones, so that share may exceed 1."""
+cache lines that hold the weights and writes the packed bytes, and the share of a copy of as many bytes by all threads into
+memory that, like pack_weight's, nobody has touched and that asks for 2 MiB pages: the system clears them meanwhile."""
+import mmap
 import statistics
 import time
 
@@ -44,6 +44,14 @@ def timed(call):
     return time.perf_counter() - start, result
 
 
+def fresh_copy(plain):
+    """Seconds of a copy of bytes into memory of its own."""
+    memory = mmap.mmap(-1, plain.numel())
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return timed(lambda: torch.frombuffer(memory, dtype=torch.uint8).copy_(plain))[0]
+
+
 def measure(roof, process, small):
     """small: a few megabytes, to see that it works. Else 80 MB, more than caches hold: eight of them take 20 s."""
     for layout, weight, arguments, read_per_byte, shape in sources(2 * K * N if small else 80_000_000):
@@ -55,7 +63,7 @@ def measure(roof, process, small):
             packed = None  # the memory of the call before
             seconds, packed = timed(lambda: qgmm.pack_weight(weight, swiglu=True, **arguments))
             times.append(seconds)
-            copies.append(timed(plain.clone)[0])
+            copies.append(fresh_copy(plain))
             reads.append(roof.read())
         median, copy, read = map(statistics.median, (times, copies, reads))
         measured(operator="pack", case=f"pack_weight, {layout}", process=process, k=K, n=N, slice=K, cold=not small,

@@ -261,7 +261,7 @@ constexpr Kernel kAvx512Float = {.name = "avx512_float", .isa = Isa::kAvx512, .p
                                  .row_sums = false, .pack_x = PackXFloats<Avx2>, .widened_bytes = 0,
                                  .widen = nullptr, .gemm = ForRows<kTileRows, GemmFloat>};
 
-// row_max stays AVX2's: rows of fp32 from memory take 0.88 of the time, of bf16 0.95 to 1 (one core of a Zen 4).
+// row_max stays AVX2's: rows of fp32 from memory take 0.88 of the time, of bf16 0.99 (one core of a Zen 4).
 constexpr Stages kAvx512Stages = MakeStages<Avx512, Avx2>(Isa::kAvx512, kAvx2Lines);
 
 }  // namespace qgmm::cpu
