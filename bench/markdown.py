@@ -62,7 +62,7 @@ def packing(measurements):
 
     rows = [(m["case"], f"{m['gbyte_per_s']:.1f}", f"{m['roof_share']:.2f}", copy(m))
             for m in measurements if m["operator"] == "pack"]
-    head = ("a stack into fresh memory", "GB/s of weights",
+    head = ("a stack into fresh memory, or into used memory", "GB/s of weights",
             "share of the memory roof, reading them and writing the packed bytes", "share of a copy into fresh memory")
     return table(head, rows) if rows else ""
 

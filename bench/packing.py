@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """pack_weight from every layout of the source: GB of weights per second, the share of the memory roof, which reads the
 cache lines that hold the weights and writes the packed bytes, and the share of a copy of as many bytes by all threads into
-memory that, like pack_weight's, nobody has touched and that asks for 2 MiB pages: the system clears them meanwhile."""
+memory that, like pack_weight's, nobody has touched and that asks for 2 MiB pages: the system clears them meanwhile. Then
+again into memory that was used before, without a copy to hold it against."""
+import contextlib
+import ctypes
 import mmap
 import statistics
 import time
@@ -52,23 +55,56 @@ def fresh_copy(plain):
     return timed(lambda: torch.frombuffer(memory, dtype=torch.uint8).copy_(plain))[0]
 
 
+@contextlib.contextmanager
+def used_memory():
+    """malloc keeps what is freed (glibc's M_MMAP_MAX and M_TRIM_THRESHOLD): allocations get memory with pages. Yields
+    False where the C library has no such switch."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None or not (mallopt(-4, 0) and mallopt(-1, (1 << 31) - 1)):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        mallopt(-4, 65536)
+        mallopt(-1, 128 * 1024)
+
+
 def measure(roof, process, small):
-    """small: a few megabytes, to see that it works. Else 80 MB, more than caches hold: eight of them take 20 s."""
+    """small: a few megabytes, to see that it works. Else 80 MB, more than caches hold."""
     for layout, weight, arguments, read_per_byte, shape in sources(2 * K * N if small else 80_000_000):
         size = weight.numel() * weight.element_size()
         say(event="case", text=f"pack_weight, {size / 1e9:.2f} GB, {layout}")
         plain = torch.empty(size, dtype=torch.uint8).fill_(1)
+
+        def pack():
+            return qgmm.pack_weight(weight, swiglu=True, **arguments)
+
+        def result(times, reads, packed, **more):
+            median, read = statistics.median(times), statistics.median(reads)
+            measured(operator="pack", process=process, k=K, n=N, slice=K, cold=not small, roof="memory",
+                     implementation=f"qgmm {qgmm.__version__}", kernel="pack_weight", fused="pack",
+                     gbyte_per_s=size / median / 1e9, seconds=median, repeats=len(times),
+                     exact=torch.equal(packed.unpack(), weight),
+                     roof_share=(read_per_byte * size + packed.data.numel()) / median / 1e9 / read,
+                     roof_read_gbyte_per_s=read, **more, **shape)
+
         times, copies, reads, packed = [], [], [], None
         for _ in range(REPEATS):
             packed = None  # the memory of the call before
-            seconds, packed = timed(lambda: qgmm.pack_weight(weight, swiglu=True, **arguments))
+            seconds, packed = timed(pack)
             times.append(seconds)
             copies.append(fresh_copy(plain))
             reads.append(roof.read())
-        median, copy, read = map(statistics.median, (times, copies, reads))
-        measured(operator="pack", case=f"pack_weight, {layout}", process=process, k=K, n=N, slice=K, cold=not small,
-                 implementation=f"qgmm {qgmm.__version__}", kernel="pack_weight", fused="pack", roof="memory",
-                 gbyte_per_s=size / median / 1e9, seconds=median, repeats=len(times),
-                 exact=torch.equal(packed.unpack(), weight), copy_share=copy / median,
-                 roof_share=(read_per_byte * size + packed.data.numel()) / median / 1e9 / read,
-                 roof_read_gbyte_per_s=read, **shape)
+        share = statistics.median(copies) / statistics.median(times)
+        result(times, reads, packed, case=f"pack_weight, {layout}", copy_share=share)
+        with used_memory() as possible:
+            if not possible:
+                continue
+            times, packed = [], pack()
+            for _ in range(REPEATS):
+                packed = None
+                seconds, packed = timed(pack)
+                times.append(seconds)
+            result(times, reads, packed, case=f"pack_weight, {layout}, into used memory")
+            packed = None
