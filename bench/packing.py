@@ -101,6 +101,7 @@ def measure(roof, process, small):
         with used_memory() as possible:
             if not possible:
                 continue
+            say(event="case", text=f"pack_weight, {size / 1e9:.2f} GB, {layout}, into used memory")
             times, packed = [], pack()
             for _ in range(REPEATS):
                 packed = None
