@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// 2 MiB pages for packed weights, scratch memory and large results: 4 KiB pages cost about 20 % of decode.
+// 2 MiB pages for packed weights and scratch memory: 4 KiB pages cost about 20 % of decode.
 #pragma once
 
 #include <cstddef>
