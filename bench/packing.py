@@ -24,13 +24,16 @@ def bell(count):
     return small.repeat(count // small.numel() + 1)[:count]
 
 
-def sources(total):
+def sources(total, large):
     """Layout, weights, arguments of pack_weight, weights' bytes per byte read, and what they are; one stack at a time."""
     e = max(2, -(-total // (K * N)))
     uniform = dict(experts=e, weights="int8", distribution="uniform")
     sigma = uniform | dict(distribution="sigma20")
     int4 = dict(experts=2 * e, weights="int4", distribution="uniform")
     bare, certified = {"certify": False}, {"certify": True}
+    if large:
+        most = -(-large // (K * N))
+        yield "a large stack, int8, rows of n", random_int8(most, K, N), bare, 1, uniform | dict(experts=most)
     yield "int8, rows of n", random_int8(e, K, N), bare, 1, uniform
     yield "int8, columns of k (transposed)", random_int8(e, N, K).transpose(1, 2), bare, 1, uniform
     yield "int8, every second column", random_int8(e, K, 2 * N)[:, :, ::2], bare, 2, uniform
@@ -71,8 +74,8 @@ def used_memory():
 
 
 def measure(roof, process, small):
-    """small: a few megabytes, to see that it works. Else 80 MB, more than caches hold."""
-    for layout, weight, arguments, read_per_byte, shape in sources(2 * K * N if small else 80_000_000):
+    """small: a few megabytes, to see that it works. Else 80 MB, more than caches hold, and one stack of 1 GB."""
+    for layout, weight, arguments, read_per_byte, shape in sources(2 * K * N if small else 80_000_000, 0 if small else 10**9):
         size = weight.numel() * weight.element_size()
         say(event="case", text=f"pack_weight, {size / 1e9:.2f} GB, {layout}")
         plain = torch.empty(size, dtype=torch.uint8).fill_(1)
