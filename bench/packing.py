@@ -5,9 +5,11 @@ memory that, like pack_weight's, nobody has touched and that asks for 2 MiB page
 again into memory that was used before, without a copy to hold it against."""
 import contextlib
 import ctypes
+import itertools
 import mmap
 import statistics
 import time
+from functools import partial
 
 import torch
 from data import random_int8
@@ -24,12 +26,17 @@ def bell(count):
     return small.repeat(count // small.numel() + 1)[:count]
 
 
+def int4(*shape):
+    """The last axis counts bytes."""
+    return random_int8(*shape).view(torch.int32)
+
+
 def sources(total, large):
     """Layout, weights, arguments of pack_weight, weights' bytes per byte read, and what they are; one stack at a time."""
     e = max(2, -(-total // (K * N)))
     uniform = dict(experts=e, weights="int8", distribution="uniform")
     sigma = uniform | dict(distribution="sigma20")
-    int4 = dict(experts=2 * e, weights="int4", distribution="uniform")
+    words = dict(experts=2 * e, weights="int4", distribution="uniform")
     bare, certified = {"certify": False}, {"certify": True}
     if large:
         most = -(-large // (K * N))
@@ -38,10 +45,30 @@ def sources(total, large):
     yield "int8, columns of k (transposed)", random_int8(e, N, K).transpose(1, 2), bare, 1, uniform
     yield "int8, every second column", random_int8(e, K, 2 * N)[:, :, ::2], bare, 2, uniform
     yield "int8, every second row, transposed", random_int8(e, N, 2 * K).transpose(1, 2)[:, ::2], bare, 2, uniform
+    yield "int8, experts innermost", random_int8(K, N, e).permute(2, 0, 1), bare, 1, uniform
     yield "int8, rows of n, certified", bell(e * K * N).view(e, K, N), certified, 1, sigma
     yield "int8, columns of k, certified", bell(e * K * N).view(e, N, K).transpose(1, 2), certified, 1, sigma
-    yield "int4, rows of n", random_int8(2 * e, K, N // 2).view(torch.int32), {}, 1, int4
-    yield "int4, columns of k", random_int8(2 * e, N // 8, 4 * K).view(torch.int32).transpose(1, 2), {}, 1, int4
+    yield "int4, rows of n", int4(2 * e, K, N // 2), {}, 1, words
+    yield "int4, columns of k", int4(2 * e, N // 8, 4 * K).transpose(1, 2), {}, 1, words
+    yield "int4, every second word", int4(2 * e, K, N)[:, :, ::2], {}, 2, words
+    yield "int4, experts innermost", int4(K, N // 8, 8 * e).permute(2, 0, 1), {}, 1, words
+
+
+def calls(total, large):
+    """Layout, the call, what it took and gave back, the bytes it read and wrote, and what they are."""
+    for layout, weight, arguments, read_per_byte, shape in sources(total, large):
+        size = weight.numel() * weight.element_size()
+        yield (f"pack_weight, {layout}", size, partial(qgmm.pack_weight, weight, swiglu=True, **arguments),
+               lambda packed: packed.unpack(), weight, lambda packed: read_per_byte * size + packed.data.numel(), shape)
+    for dtype, transposed in itertools.product((torch.int8, "int4"), (False, True)):
+        e = max(2, -(-total // (K * N)))
+        weight = random_int8(e, K, N) if dtype == torch.int8 else int4(2 * e, K, N // 2)
+        storage, size = qgmm.to_fractal_nz(weight, dtype, transposed=transposed), weight.numel() * weight.element_size()
+        name = "int4" if dtype == "int4" else "int8"
+        yield (f"from_fractal_nz, {name}{', transposed' if transposed else ''}", size,
+               partial(qgmm.from_fractal_nz, storage, K, N, dtype, transposed=transposed),
+               lambda plain: plain, weight, lambda plain: 2 * size,
+               dict(experts=len(weight), weights=name, distribution="uniform"))
 
 
 def timed(call):
@@ -75,40 +102,35 @@ def used_memory():
 
 def measure(roof, process, small):
     """small: a few megabytes, to see that it works. Else 80 MB, more than caches hold, and one stack of 1 GB."""
-    for layout, weight, arguments, read_per_byte, shape in sources(2 * K * N if small else 80_000_000, 0 if small else 10**9):
-        size = weight.numel() * weight.element_size()
-        say(event="case", text=f"pack_weight, {size / 1e9:.2f} GB, {layout}")
+    for case, size, call, unpack, weight, moved, shape in calls(*((2 * K * N, 0) if small else (80_000_000, 10**9))):
+        say(event="case", text=f"{case}, {size / 1e9:.2f} GB")
         plain = torch.empty(size, dtype=torch.uint8).fill_(1)
 
-        def pack():
-            return qgmm.pack_weight(weight, swiglu=True, **arguments)
-
-        def result(times, reads, packed, **more):
+        def result(times, reads, answer, **more):
             median, read = statistics.median(times), statistics.median(reads)
             measured(operator="pack", process=process, k=K, n=N, slice=K, cold=not small, roof="memory",
-                     implementation=f"qgmm {qgmm.__version__}", kernel="pack_weight", fused="pack",
+                     implementation=f"qgmm {qgmm.__version__}", kernel=case.split(",")[0], fused="pack",
                      gbyte_per_s=size / median / 1e9, seconds=median, repeats=len(times),
-                     exact=torch.equal(packed.unpack(), weight),
-                     roof_share=(read_per_byte * size + packed.data.numel()) / median / 1e9 / read,
+                     exact=torch.equal(unpack(answer), weight), roof_share=moved(answer) / median / 1e9 / read,
                      roof_read_gbyte_per_s=read, **more, **shape)
 
-        times, copies, reads, packed = [], [], [], None
+        times, copies, reads, answer = [], [], [], None
         for _ in range(REPEATS):
-            packed = None  # the memory of the call before
-            seconds, packed = timed(pack)
+            answer = None  # the memory of the call before
+            seconds, answer = timed(call)
             times.append(seconds)
             copies.append(fresh_copy(plain))
             reads.append(roof.read())
         share = statistics.median(copies) / statistics.median(times)
-        result(times, reads, packed, case=f"pack_weight, {layout}", copy_share=share)
+        result(times, reads, answer, case=case, copy_share=share)
         with used_memory() as possible:
             if not possible:
                 continue
-            say(event="case", text=f"pack_weight, {size / 1e9:.2f} GB, {layout}, into used memory")
-            times, packed = [], pack()
+            say(event="case", text=f"{case}, {size / 1e9:.2f} GB, into used memory")
+            times, answer = [], call()
             for _ in range(REPEATS):
-                packed = None
-                seconds, packed = timed(pack)
+                answer = None
+                seconds, answer = timed(call)
                 times.append(seconds)
-            result(times, reads, packed, case=f"pack_weight, {layout}, into used memory")
-            packed = None
+            result(times, reads, answer, case=f"{case}, into used memory")
+            answer = None

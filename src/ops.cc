@@ -74,6 +74,15 @@ PackedWeight Certify(const PackedWeight& weight, uint8_t* out, Context& context,
   return cpu::Certify(weight, cpu::ResidualCapacity(weight.dtype(), weight.k, certify, max_residuals), out, context);
 }
 
+void FromFractalNz(const FractalNzArgs& args, Context& context) {
+  CheckFractalNz(args, false);
+  cpu::ConvertFractalNz(args, false, context);
+}
+void ToFractalNz(const FractalNzArgs& args, Context& context) {
+  CheckFractalNz(args, true);
+  cpu::ConvertFractalNz(args, true, context);
+}
+
 const char* Version() { return QGMM_VERSION; }
 
 }  // namespace qgmm

@@ -6,6 +6,8 @@
 #include <random>
 #include <vector>
 
+#include "kernel_case.h"
+#include "qgmm/context.h"
 #include "qgmm/packed_weight.h"
 #include "qgmm/types.h"
 
@@ -68,6 +70,16 @@ FractalNzArgs Args(const Shape& s, DType dtype, bool name_c0) {
   return args;
 }
 
+/// On three threads, where that is worth while.
+void Convert(void (*convert)(const FractalNzArgs&, Context&), const FractalNzArgs& args) {
+  Context context;
+  context.parallel_for = cpu::OnThreads;
+  context.max_workers = 3;
+  convert(args, context);
+}
+void FromNz(const FractalNzArgs& args) { Convert(FromFractalNz, args); }
+void ToNz(const FractalNzArgs& args) { Convert(ToFractalNz, args); }
+
 /// From storage whose padding is poison, and back to storage whose padding is zero.
 template <class T>
 void CheckBothWays(const Shape& s, DType dtype, bool name_c0 = false) {
@@ -80,11 +92,11 @@ void CheckBothWays(const Shape& s, DType dtype, bool name_c0 = false) {
   std::vector<T> got(plain.size(), 55);
   args.storage = View(poisoned.data(), dtype, {static_cast<int64_t>(poisoned.size())});
   args.plain = View(got.data(), dtype, {s.e, s.k, s.n});
-  FromFractalNz(args);
+  FromNz(args);
   EXPECT_EQ(got, plain);
   std::vector<T> back(padded.size(), 55);
   args.storage = View(back.data(), dtype, {s.e, static_cast<int64_t>(padded.size()) / s.e});
-  ToFractalNz(args);
+  ToNz(args);
   EXPECT_EQ(back, padded);
 }
 
@@ -101,11 +113,11 @@ void CheckInt4(const Shape& s, DType storage_dtype, bool name_c0 = false) {
   std::vector<uint8_t> got(plain.size(), 0xAB);
   args.storage = View(poisoned.data(), storage_dtype, {elements});
   args.plain = View(got.data(), DType::kInt32, {s.e, s.k, s.n / 8});
-  FromFractalNz(args);
+  FromNz(args);
   EXPECT_EQ(got, plain);
   std::vector<uint8_t> back(padded.size(), 0xAB);
   args.storage = View(back.data(), storage_dtype, {elements});
-  ToFractalNz(args);
+  ToNz(args);
   EXPECT_EQ(back, padded);
 }
 
@@ -144,10 +156,20 @@ TEST(FractalNz, WiderDTypes) {
   }
 }
 
+TEST(FractalNz, LargeEnoughForThreads) {
+  for (const bool transposed : {false, true}) {
+    CheckBothWays<int8_t>({3, 601, 523, 32, transposed}, DType::kInt8);
+    CheckInt4({3, 601, 1048, 64, transposed}, DType::kInt32);
+    CheckBothWays<int16_t>({2, 700, 331, 16, transposed}, DType::kBFloat16);
+  }
+}
+
 TEST(FractalNz, NamedC0) {  // weights cast while they were fp32 and quantised afterwards keep blocks of 16 or 8
   CheckBothWays<int8_t>({2, 40, 40, 16, false}, DType::kInt8, true);
   CheckBothWays<int8_t>({2, 40, 40, 8, true}, DType::kInt8, true);
   CheckInt4({2, 40, 40, 16, false}, DType::kInt32, true);
+  CheckInt4({2, 43, 40, 8, true}, DType::kInt32, true);
+  CheckInt4({2, 43, 40, 40, true}, DType::kInt32, true);
 }
 
 TEST(FractalNz, KnownPlaces) {
@@ -159,7 +181,7 @@ TEST(FractalNz, KnownPlaces) {
   args.k = 17, args.n = 33;
   args.plain = View(plain.data(), DType::kInt8, {17, 33});
   args.storage = View(storage.data(), DType::kInt8, {2, 2, 16, 32});
-  ToFractalNz(args);
+  ToNz(args);
   std::vector<int8_t> expected(2048, 0);
   expected[0] = 1, expected[1024] = 2, expected[512] = 3, expected[511] = 4, expected[1536] = 5;
   EXPECT_EQ(storage, expected);
@@ -171,11 +193,11 @@ TEST(FractalNz, Int4BytesAreInt8Bytes) {  // packing two int4 to a byte first an
   FractalNzArgs args = Args(s, DType::kInt4, false);
   args.plain = View(packed.data(), DType::kInt32, {1, 32, 16});
   args.storage = View(as_int4.data(), DType::kUInt8, {2048});
-  ToFractalNz(args);
+  ToNz(args);
   args = Args({1, 32, 64, 32, false}, DType::kInt8, false);
   args.plain = View(packed.data(), DType::kInt8, {1, 32, 64});
   args.storage = View(as_int8.data(), DType::kInt8, {2048});
-  ToFractalNz(args);
+  ToNz(args);
   EXPECT_EQ(as_int4, as_int8);
 }
 
@@ -185,9 +207,9 @@ TEST(FractalNz, RefusedSizesTouchNothing) {
   args.k = 4, args.n = 4;
   args.plain = View(plain.data(), DType::kInt8, {4, 4});
   args.storage = View(storage.data(), DType::kInt8, {511});
-  EXPECT_THROW(ToFractalNz(args), InvalidArgument);
+  EXPECT_THROW(ToNz(args), InvalidArgument);
   EXPECT_EQ(storage, std::vector<int8_t>(511, 77));
-  EXPECT_THROW(FromFractalNz(args), InvalidArgument);
+  EXPECT_THROW(FromNz(args), InvalidArgument);
   EXPECT_EQ(plain, std::vector<int8_t>(16, 1));
   args.c0 = -1;
   EXPECT_THROW(FractalNzSize(args), InvalidArgument);

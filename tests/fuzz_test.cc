@@ -340,8 +340,7 @@ void FuzzFractalNz(Round& r, Tally* tally) {
   }
   r.views.push_back(to_nz ? &args.plain : &args.storage);
   r.options = {&args.k, &args.n, &args.c0};
-  const auto convert = to_nz ? +[](const FractalNzArgs& a, Context&) { ToFractalNz(a); }
-                             : +[](const FractalNzArgs& a, Context&) { FromFractalNz(a); };
+  const auto convert = to_nz ? ToFractalNz : FromFractalNz;
   Try(r, tally, convert, args, false);
 }
 

@@ -163,6 +163,30 @@ TEST(Pack, EverySourceLayoutGivesTheSameBytes) {
   }
 }
 
+/// More experts than a cache line holds, neighbours in memory, whole sixteens of experts and columns or not.
+TEST(Pack, ExpertsThatAreNeighbours) {
+  for (const Shape& s : {Shape{70, 37, 34, DType::kInt8, true}, Shape{64, 66, 272, DType::kInt8, false},
+                         Shape{16, 40, 320, DType::kInt8, true}, Shape{9, 70, 136, DType::kInt8, true},
+                         Shape{130, 5, 48, DType::kInt8, false},
+                         Shape{37, 70, 48, DType::kInt4, true}, Shape{17, 9, 272, DType::kInt4, false},
+                         Shape{16, 130, 24, DType::kInt4, true}}) {
+    const std::vector<int> values = RandomValues(s, 7);
+    const int64_t e = s.e, k = s.k, n = Elements(s);
+    const Owned contiguous = Tensor(s, values, {k * n, n, 1}, Edge::kBack);
+    for (const int64_t capacity : {0, 9}) {
+      if (capacity > 0 && s.dtype == DType::kInt4) continue;
+      const std::vector<uint8_t> expected = PackedBytesOf(WeightsOf(s, contiguous), 1, 0, capacity);
+      for (const auto& strides : {std::vector<int64_t>{1, n * e, e}, {1, e, k * e}, {2, 2 * n * e, 2 * e}, {-1, n * e, e}}) {
+        for (const Edge edge : {Edge::kFront, Edge::kBack}) {
+          const Owned tensor = Tensor(s, values, strides, edge);
+          ASSERT_EQ(PackedBytesOf(WeightsOf(s, tensor), 3, 0, capacity), expected)
+              << Words(s) << ", strides " << strides[0] << ", " << strides[1] << ", " << strides[2];
+        }
+      }
+    }
+  }
+}
+
 TEST(Pack, OneValueExpanded) {
   const Shape s = {3, 9, 34, DType::kInt8, true};
   const std::vector<int> values(static_cast<size_t>(s.e * s.k * s.n), -77);

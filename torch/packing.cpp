@@ -125,7 +125,7 @@ Tensor FromFractalNz(const Tensor& data, int64_t k, int64_t n, int64_t dtype, in
   const ScalarType type = args.dtype == DType::kInt4 ? ScalarType::Int : ScalarTypeOf(args.dtype);
   Tensor plain = Empty(sizes, type);
   args.plain = ViewOf(plain);
-  qgmm::FromFractalNz(args);
+  qgmm::FromFractalNz(args, ThisThread());
   return plain;
 }
 
@@ -146,7 +146,7 @@ Tensor ToFractalNz(const Tensor& weight, int64_t dtype, int64_t c0, bool transpo
   const ScalarType type = args.dtype == DType::kInt4 ? ScalarType::Int : ScalarTypeOf(args.dtype);
   Tensor storage = Empty(sizes, type);
   args.storage = ViewOf(storage);
-  qgmm::ToFractalNz(args);
+  qgmm::ToFractalNz(args, ThisThread());
   return storage;
 }
 

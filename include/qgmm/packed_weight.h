@@ -73,7 +73,7 @@ struct FractalNzArgs {
 };
 /// Elements (kInt4: bytes) of the storage of one expert; throws InvalidArgument for sizes that make no sense.
 QGMM_EXPORT int64_t FractalNzSize(const FractalNzArgs& args);
-QGMM_EXPORT void FromFractalNz(const FractalNzArgs& args);
-QGMM_EXPORT void ToFractalNz(const FractalNzArgs& args);
+QGMM_EXPORT void FromFractalNz(const FractalNzArgs& args, Context& context);
+QGMM_EXPORT void ToFractalNz(const FractalNzArgs& args, Context& context);
 
 }  // namespace qgmm

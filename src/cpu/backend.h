@@ -27,6 +27,9 @@ PackedWeight Certify(const PackedWeight& weight, int64_t residual_capacity, uint
 /// Places in a panel's residual list: of checked arguments (kYes wants int8). 0: no certificates.
 int64_t ResidualCapacity(DType dtype, int64_t k, Certification certify, double max_residuals);
 
+/// Every element, between plain [e, k, n] and the storage, whose padding becomes zero; args are checked.
+void ConvertFractalNz(FractalNzArgs args, bool to_nz, Context& context);
+
 void Run(const Problem& problem, Context& context);
 void Run(const Problem& problem, Context& context, const Topology& topology);
 void Run(const DynamicQuantProblem& problem, Context& context);

@@ -16,59 +16,6 @@ namespace {
 
 constexpr int kBound = 128;
 
-/// Takes from the lane's weights of one sign, largest first, what exceeds the bound.
-void Repair(uint8_t* lines, int steps, int lane, int sign, int64_t first_k, std::vector<uint32_t>* residuals) {
-  int places[4] = {};  // byte offsets, the largest weight's first; of equals the first
-  const auto size = [&](int place) { return sign * static_cast<int8_t>(lines[place]); };
-  int count = 0, sum = 0;
-  for (int s = 0; s < steps; ++s) {
-    for (int b = 0; b < 2; ++b) {
-      const int place = s * kLineBytes + 2 * lane + b;
-      if (size(place) <= 0) continue;
-      sum += size(place);
-      int i = count++;
-      for (; i > 0 && size(places[i - 1]) < size(place); --i) places[i] = places[i - 1];
-      places[i] = place;
-    }
-  }
-  for (int i = 0; sum > kBound; ++i) {
-    const int place = places[i], taken = std::min(size(place), sum - kBound);
-    sum -= taken;
-    const int64_t k = first_k + place / kLineBytes * 4 + place % 4;
-    residuals->push_back(MakeResidual(k, place % kLineBytes / 4, sign * taken));
-    lines[place] = static_cast<uint8_t>(static_cast<int8_t>(lines[place]) - sign * taken);
-  }
-}
-
-/// Repairs all lanes of S = `steps`; false, bytes restored, if the list would exceed `most`.
-bool CertifyAt(int steps, uint8_t* panel, int64_t lines, int64_t most, FindBrokenFn find,
-               std::vector<uint32_t>* residuals) {
-  BrokenLanes broken[kMaxLines];
-  residuals->clear();
-  bool fits = true;
-  for (int64_t top = 0; top < lines && fits; top += kMaxLines) {
-    uint8_t* const part = panel + top * kLineBytes;
-    const int groups = static_cast<int>(std::min<int64_t>(kMaxLines, lines - top)) / steps;
-    const int count = find(part, groups, steps, broken);
-    for (int i = 0; i < count && fits; ++i) {
-      const int64_t line = int64_t{broken[i].group} * steps;
-      for (uint32_t lanes = broken[i].lanes; lanes != 0; lanes &= lanes - 1) {
-        for (const int sign : {1, -1}) {
-          Repair(part + line * kLineBytes, steps, std::countr_zero(lanes), sign, 4 * (top + line), residuals);
-        }
-      }
-      fits = static_cast<int64_t>(residuals->size()) <= most;
-    }
-  }
-  std::sort(residuals->begin(), residuals->end());
-  if (fits) return true;
-  const PanelPromise list = {Certificate::kNone, static_cast<int>(residuals->size()),
-                             reinterpret_cast<const uint8_t*>(residuals->data())};
-  RestoreLines(list, 0, lines, panel);
-  residuals->clear();
-  return false;
-}
-
 }  // namespace
 
 int64_t ResidualCapacity(DType dtype, int64_t k, Certification certify, double max_residuals) {
@@ -83,11 +30,75 @@ int64_t ResidualCapacity(DType dtype, int64_t k, Certification certify, double m
   return std::max<int64_t>(1, static_cast<int64_t>(places));
 }
 
-Certificate CertifyPanel(uint8_t* panel, int64_t lines, int64_t capacity, FindBrokenFn find,
-                         std::vector<uint32_t>* residuals) {
-  if (CertifyAt(2, panel, lines, capacity / 2, find, residuals)) return Certificate::kQuads;
-  if (CertifyAt(1, panel, lines, capacity, find, residuals)) return Certificate::kPairs;
-  return Certificate::kNone;
+void PanelCertifier::Start(uint8_t* place, int64_t capacity, FindBrokenFn find) {
+  place_ = place;
+  capacity_ = capacity;
+  find_ = find;
+  steps_ = 2;
+  line_ = 0;
+  residuals_.clear();
+}
+
+void PanelCertifier::Take(uint8_t* stretch, int64_t lines) {
+  for (bool again = false; steps_ > 0; --steps_, again = true) {
+    if ((!again || Repair(place_, 0, line_)) && Repair(stretch, line_, lines)) break;
+    const PanelPromise list = {Certificate::kNone, static_cast<int>(residuals_.size()),
+                               reinterpret_cast<const uint8_t*>(residuals_.data())};
+    RestoreLines(list, 0, line_, place_);
+    RestoreLines(list, 4 * line_, lines, stretch);
+    residuals_.clear();
+  }
+  line_ += lines;
+}
+
+bool PanelCertifier::Repair(uint8_t* part, int64_t first_line, int64_t lines) {
+  BrokenLanes broken[kMaxLines];
+  for (int64_t top = 0; top < lines; top += kMaxLines) {
+    uint8_t* const at = part + top * kLineBytes;
+    const int count = find_(at, static_cast<int>(std::min<int64_t>(kMaxLines, lines - top)) / steps_, steps_, broken);
+    for (int i = 0; i < count; ++i) {
+      const int64_t line = int64_t{broken[i].group} * steps_;
+      for (uint32_t lanes = broken[i].lanes; lanes != 0; lanes &= lanes - 1) {
+        for (const int sign : {1, -1}) {
+          if (!RepairLane(at + line * kLineBytes, std::countr_zero(lanes), sign, 4 * (first_line + top + line))) return false;
+        }
+      }
+    }
+  }
+  return true;
+}
+
+bool PanelCertifier::RepairLane(uint8_t* lines, int lane, int sign, int64_t first_k) {
+  const int64_t most = steps_ == 2 ? capacity_ / 2 : capacity_;
+  int places[4] = {};  // byte offsets, the largest weight's first; of equals the first
+  const auto size = [&](int place) { return sign * static_cast<int8_t>(lines[place]); };
+  int count = 0, sum = 0;
+  for (int s = 0; s < steps_; ++s) {
+    for (int b = 0; b < 2; ++b) {
+      const int place = s * kLineBytes + 2 * lane + b;
+      if (size(place) <= 0) continue;
+      sum += size(place);
+      int i = count++;
+      for (; i > 0 && size(places[i - 1]) < size(place); --i) places[i] = places[i - 1];
+      places[i] = place;
+    }
+  }
+  for (int i = 0; sum > kBound; ++i) {
+    if (static_cast<int64_t>(residuals_.size()) == most) return false;
+    const int place = places[i], taken = std::min(size(place), sum - kBound);
+    sum -= taken;
+    const int64_t k = first_k + place / kLineBytes * 4 + place % 4;
+    Append(MakeResidual(k, place % kLineBytes / 4, sign * taken));
+    lines[place] = static_cast<uint8_t>(static_cast<int8_t>(lines[place]) - sign * taken);
+  }
+  return true;
+}
+
+void PanelCertifier::Append(uint32_t residual) {
+  residuals_.push_back(residual);
+  for (size_t i = residuals_.size() - 1; i > 0 && residuals_[i - 1] > residual; --i) {
+    std::swap(residuals_[i - 1], residuals_[i]);
+  }
 }
 
 void RestoreLines(const PanelPromise& promise, int64_t first_k, int64_t lines, uint8_t* stretch) {

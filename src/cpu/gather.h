@@ -2,6 +2,7 @@
 // Strided elements made consecutive, by instructions that every machine has.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -56,6 +57,92 @@ inline void GatherWords(const uint8_t* from, int64_t stride, int64_t count, uint
     }
   }
   for (; i < count; ++i) std::memcpy(to + 4 * i, from + 4 * i * stride, 4);
+}
+
+/// `count` elements, `stride` apart, each with neighbours `across` apart, in elements.
+struct Across {
+  const uint8_t* from;
+  int64_t stride, across, count, neighbours;
+  int64_t ahead;  // bytes to what is read a little later, which is fetched meanwhile
+
+  /// Fetches what follows `element` by `ahead`, elements of `bytes` bytes.
+  void Fetch(int64_t element, int64_t elements, int64_t bytes) const {
+    for (int64_t j = element; j < element + elements; ++j) {
+      const uint8_t* const first = from + j * stride * bytes + ahead;
+      for (int64_t b = 0; b < neighbours * across * bytes; b += 64) __builtin_prefetch(first + b);
+    }
+  }
+};
+
+/// kTall x 16 bytes, kTall 8 or 16: to[i * to_stride + j] = from[j * stride + i].
+template <int kTall>
+inline void TransposeBytes(const uint8_t* from, int64_t stride, uint8_t* to, int64_t to_stride) {
+  using Bytes16 = uint8_t __attribute__((vector_size(16)));
+  Bytes16 rows[16] = {}, zipped[16];
+  for (int j = 0; j < 16; ++j) std::memcpy(&rows[j], from + j * stride, kTall);
+  for (int round = 0; round < 4; ++round) {
+    for (int i = 0; i < 8; ++i) {
+      const Bytes16 a = rows[i], b = rows[i + 8];
+      zipped[2 * i] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+      zipped[2 * i + 1] = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    }
+    std::memcpy(rows, zipped, sizeof(rows));
+  }
+  for (int i = 0; i < kTall; ++i) std::memcpy(to + i * to_stride, &rows[i], 16);
+}
+
+/// 4 x 4 words of four bytes: word j at to + i * to_stride = word i at from + j * stride, strides in bytes.
+inline void TransposeWords(const uint8_t* from, int64_t stride, uint8_t* to, int64_t to_stride) {
+  using Words4 = uint32_t __attribute__((vector_size(16)));
+  Words4 rows[4], zipped[4];
+  for (int j = 0; j < 4; ++j) std::memcpy(&rows[j], from + j * stride, 16);
+  for (int round = 0; round < 2; ++round) {
+    for (int i = 0; i < 2; ++i) {
+      zipped[2 * i] = __builtin_shufflevector(rows[i], rows[i + 2], 0, 4, 1, 5);
+      zipped[2 * i + 1] = __builtin_shufflevector(rows[i], rows[i + 2], 2, 6, 3, 7);
+    }
+    std::memcpy(rows, zipped, sizeof(rows));
+  }
+  for (int i = 0; i < 4; ++i) std::memcpy(to + i * to_stride, &rows[i], 16);
+}
+
+/// Every neighbour's elements made consecutive: those of neighbour i at to + i * to_stride. Of bytes, or words of four.
+inline void GatherAcross(const Across& a, uint8_t* to, int64_t to_stride, bool words) {
+  if (words && a.across == 1 && a.neighbours >= 4 && a.count >= 4) {
+    for (int64_t j = 0; j < a.count; j += 4) {
+      const int64_t column = std::min(j, a.count - 4);  // the last ones again: whole blocks only
+      a.Fetch(column, 4, 4);
+      for (int64_t i = 0; i < a.neighbours; i += 4) {
+        const int64_t first = std::min(i, a.neighbours - 4);
+        TransposeWords(a.from + 4 * (column * a.stride + first), 4 * a.stride, to + first * to_stride + 4 * column, to_stride);
+      }
+    }
+    return;
+  }
+  if (words) {
+    for (int64_t j = 0; j < a.count; ++j) {
+      for (int64_t i = 0; i < a.neighbours; ++i) {
+        std::memcpy(to + i * to_stride + 4 * j, a.from + 4 * (j * a.stride + i * a.across), 4);
+      }
+    }
+    return;
+  }
+  if (a.across == 1 && a.neighbours >= 8 && a.count >= 16) {
+    const int64_t tall = a.neighbours < 16 ? 8 : 16;
+    const auto transpose = tall == 8 ? TransposeBytes<8> : TransposeBytes<16>;
+    for (int64_t j = 0; j < a.count; j += 16) {
+      const int64_t column = std::min(j, a.count - 16);
+      a.Fetch(column, 16, 1);
+      for (int64_t i = 0; i < a.neighbours; i += tall) {
+        const int64_t first = std::min(i, a.neighbours - tall);
+        transpose(a.from + column * a.stride + first, a.stride, to + first * to_stride + column, to_stride);
+      }
+    }
+    return;
+  }
+  for (int64_t i = 0; i < a.neighbours; ++i) {
+    for (int64_t j = 0; j < a.count; ++j) to[i * to_stride + j] = a.from[j * a.stride + i * a.across];
+  }
 }
 
 }  // namespace qgmm::cpu

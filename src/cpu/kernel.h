@@ -153,6 +153,7 @@ struct ResidualArgs {
 struct LinesArgs {
   const uint8_t* source;  // at the first k and the first column
   ptrdiff_t stride;       // bytes from k to k; columns: from column to column (int4: from eight columns to the next eight)
+  ptrdiff_t ahead;        // bytes from a row to the one that is read a tile later, to be fetched meanwhile; 0: none
   int lines;              // at most kMaxLines; int8 columns: a multiple of kColumnLines
   uint8_t* out[4];        // where each panel's lines go; columns: out[0] only
   int32_t* sums[4];       // of the weights, per column, added to modulo 2^32; null: not asked for

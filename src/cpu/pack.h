@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
+#include "cpu/certify.h"
 #include "cpu/kernel.h"
 #include "packed_format.h"
 #include "problem.h"
@@ -17,9 +19,19 @@ struct PackSpan {
   int64_t panel_stride;  // bytes
   int32_t* sums = nullptr;  // [panels][16]: sums of these lines' weights per column; null: not asked for
   bool stream = false;      // write around the caches, where out and panel_stride allow
+  PanelCertifier* certifiers = nullptr;  // [panels], which take the lines before they are written; null: not asked for
 };
 
 /// Lines and columns beyond k and n hold zero weights.
 void PackPanels(const Weights& weights, const PackSpan& span, const LineMakers& makers);
+
+/// Lines [line, line + lines) of one of the span's panels, through its certificate to their place.
+void PassOn(const PackSpan& span, int64_t panel, int64_t line, int64_t lines, uint8_t* stretch, const LineMakers& makers);
+
+/// How many consecutive experts PackExperts should get at once: 1, unless their weights are neighbours in memory.
+int64_t ExpertsTogether(const Weights& weights);
+
+/// PackPanels of consecutive experts, a span each: the same panels, all their lines.
+void PackExperts(const Weights& weights, const std::vector<PackSpan>& spans, const LineMakers& makers);
 
 }  // namespace qgmm::cpu

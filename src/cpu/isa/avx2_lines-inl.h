@@ -12,6 +12,7 @@
 namespace qgmm::cpu {
 namespace {
 
+inline void Fetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
 inline __m256i LoadBytes(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 
 /// Half a line to memory, its weights to 16 sums of pairs along k: columns 8 h .. 8 h + 7, two sums each.
@@ -62,6 +63,7 @@ inline void Rows(const LinesArgs& a) {
   __m256i sums[8] = {};
   const uint8_t* row = a.source;
   for (int l = 0, at = 0; l < a.lines; ++l, at += kLineBytes, row += 4 * a.stride) {
+    for (int r = 0; r < 4; ++r) Fetch(row + r * a.stride + a.ahead);
     for (int h = 0; h < 2; ++h) {
       const uint8_t* part = row + 32 * h;
       const __m256i rows[4] = {LoadBytes(part), LoadBytes(part + a.stride), LoadBytes(part + 2 * a.stride),
@@ -79,6 +81,7 @@ inline void NibbleRows(const LinesArgs& a) {
   const __m256i low_mask = _mm256_set1_epi8(15), eights = _mm256_set1_epi8(static_cast<char>(0x88));
   const uint8_t* row = a.source;
   for (int l = 0, at = 0; l < a.lines; ++l, at += kLineBytes, row += 8 * a.stride) {
+    for (int r = 0; r < 8; ++r) Fetch(row + r * a.stride + a.ahead);
     __m256i outer[4], inner[4];  // in each half: the lower 16 of 32 columns, the upper 16
     for (int b = 0; b < 4; ++b) {
       const __m256i low = _mm256_xor_si256(LoadBytes(row + b * a.stride), eights);
@@ -127,7 +130,7 @@ inline void Columns(const LinesArgs& a) {
     const uint8_t* column = a.source + 4 * l;
     for (int half = 0; half < 2; ++half) {
       for (int c = 0; c < 8; ++c) {
-        _mm_prefetch(reinterpret_cast<const char*>(column + (8 * half + c) * a.stride + 256), _MM_HINT_T0);
+        Fetch(column + (8 * half + c) * a.stride + 256);
       }
       for (int part = 0; part < 2; ++part) {
         Transpose8(column + 8 * half * a.stride + 32 * part, a.stride, lines + 8 * part * kLineBytes + 32 * half);

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+// FRACTAL_NZ to plain tensors and back, on all threads.
+#include "fractal_nz.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+
+#include "cpu/backend.h"
+#include "cpu/gather.h"
+#include "cpu/huge_pages.h"
+#include "cpu/team.h"
+
+namespace qgmm::cpu {
+namespace {
+
+constexpr int64_t kChunk = 512;  // of the inner axis
+constexpr int64_t kWorkersBytes = 256 << 10;  // 60 us of work
+
+/// What a task moves of one expert: all of `outer`, [first, end) of `inner`.
+struct Chunk {
+  std::byte *plain, *storage;  // of the expert
+  int64_t outer, inner, first, end;
+};
+
+/// Elements [0, count) of `Bytes` bytes each, `step` apart in plain and consecutive in the storage.
+template <int kBytes>
+void CopyRun(std::byte* plain, int64_t step, std::byte* storage, int64_t count, bool to_nz) {
+  if (step == 1) {
+    std::memcpy(to_nz ? storage : plain, to_nz ? plain : storage, static_cast<size_t>(count * kBytes));
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i, plain += step * kBytes, storage += kBytes) {
+    std::memcpy(to_nz ? storage : plain, to_nz ? plain : storage, kBytes);
+  }
+}
+
+/// Rows of a block, which are columns of plain: 16 x 16 bytes at once. Returns how many of the rows are done.
+int64_t CopyBytesAcross(std::byte* plain, int64_t n, std::byte* storage, int64_t c0, int64_t count, int64_t rows, bool to_nz) {
+  auto* const columns = reinterpret_cast<uint8_t*>(plain);
+  auto* const blocks = reinterpret_cast<uint8_t*>(storage);
+  const int64_t wide = count / 16 * 16, tall = rows / 16 * 16;
+  for (int64_t i = 0; i < tall; i += 16) {
+    for (int64_t o = 0; o < wide; o += 16) {
+      if (to_nz) TransposeBytes<16>(columns + o * n + i, n, blocks + i * c0 + o, c0);
+      else TransposeBytes<16>(blocks + i * c0 + o, c0, columns + o * n + i, n);
+    }
+    for (int64_t row = i; row < i + 16 && wide < count; ++row) {
+      CopyRun<1>(plain + wide * n + row, n, storage + row * c0 + wide, count - wide, to_nz);
+    }
+  }
+  return tall;
+}
+
+template <int kBytes>
+void CopyElements(const FractalNzBlocks& blocks, const Chunk& chunk, bool to_nz) {
+  const int64_t outer_step = blocks.transposed ? chunk.inner : 1, inner_step = blocks.transposed ? 1 : chunk.outer;
+  for (int64_t o = 0; o < chunk.outer; o += blocks.c0) {
+    const int64_t count = std::min(blocks.c0, chunk.outer - o);
+    std::byte* const plain = chunk.plain + o * outer_step * kBytes;
+    std::byte* const storage = chunk.storage + o * blocks.inner_blocks * FractalNzBlocks::kRows * kBytes;
+    int64_t i = chunk.first;
+    if (kBytes == 1 && blocks.transposed) {
+      i += CopyBytesAcross(plain + i, chunk.inner, storage + i * blocks.c0, blocks.c0, count, chunk.end - i, to_nz);
+    }
+    for (; i < chunk.end; ++i) {
+      CopyRun<kBytes>(plain + i * inner_step * kBytes, outer_step, storage + i * blocks.c0 * kBytes, count, to_nz);
+    }
+  }
+}
+
+using Words4 = uint32_t __attribute__((vector_size(16)));
+
+/// In each of four places, 8 x 8 nibbles: nibble j of word i becomes nibble i of word j.
+void TransposeNibbles(Words4 words[8]) {
+  constexpr uint32_t kMasks[] = {0x0F0F0F0F, 0x00FF00FF, 0x0000FFFF};
+  for (int round = 2; round >= 0; --round) {
+    const int apart = 1 << round, shift = 4 * apart;
+    for (int i = 0; i < 8; ++i) {
+      if ((i & apart) != 0) continue;
+      const Words4 swapped = ((words[i] >> shift) ^ words[i + apart]) & kMasks[round];
+      words[i + apart] ^= swapped;
+      words[i] ^= swapped << shift;
+    }
+  }
+}
+
+/// 8 n and up to 32 k: rows of k, `block_bytes` apart, in the storage; words of eight n, `row_bytes` apart, in plain.
+/// kWhole: all of 32.
+template <bool kWhole>
+void CopyNibbleTile(std::byte* plain, int64_t row_bytes, std::byte* storage, int64_t block_bytes, int64_t count, bool to_nz) {
+  const int64_t places = kWhole ? 4 : (count + 7) / 8, bytes = kWhole ? 16 : 4 * places;
+  Words4 words[8] = {};
+  if (to_nz) {
+    for (int64_t place = 0; place < places; ++place) {
+      for (int64_t r = 0; r < (kWhole ? 8 : std::min<int64_t>(8, count - 8 * place)); ++r) {
+        uint32_t word;
+        std::memcpy(&word, plain + (8 * place + r) * row_bytes, sizeof(word));
+        words[r][place] = word;
+      }
+    }
+  } else {
+    for (int64_t r = 0; r < 8; ++r) std::memcpy(&words[r], storage + r * block_bytes, static_cast<size_t>(bytes));
+  }
+  TransposeNibbles(words);
+  if (to_nz) {
+    for (int64_t r = 0; r < 8; ++r) std::memcpy(storage + r * block_bytes, &words[r], static_cast<size_t>(bytes));
+    return;
+  }
+  for (int64_t place = 0; place < places; ++place) {
+    for (int64_t r = 0; r < (kWhole ? 8 : std::min<int64_t>(8, count - 8 * place)); ++r) {
+      const uint32_t word = words[r][place];
+      std::memcpy(plain + (8 * place + r) * row_bytes, &word, sizeof(word));
+    }
+  }
+}
+
+/// int4, transposed: runs of k in the storage, runs of n in plain; n and c0 are whole words.
+void CopyNibblesAcross(const FractalNzBlocks& blocks, const Chunk& chunk, bool to_nz) {
+  const int64_t k = chunk.outer, row_bytes = chunk.inner / 2, block_bytes = blocks.c0 / 2;
+  for (int64_t o = 0; o < k; o += blocks.c0) {
+    std::byte* const block = chunk.storage + o * blocks.inner_blocks * FractalNzBlocks::kRows / 2;
+    for (int64_t i = chunk.first; i < chunk.end; i += 8) {
+      for (int64_t at = 0; at < blocks.c0 && o + at < k; at += 32) {
+        const int64_t count = std::min({int64_t{32}, blocks.c0 - at, k - o - at});
+        std::byte* const storage = block + i * block_bytes + at / 2;
+        std::byte* const plain = chunk.plain + (o + at) * row_bytes + i / 2;
+        (count == 32 ? CopyNibbleTile<true> : CopyNibbleTile<false>)(plain, row_bytes, storage, block_bytes, count, to_nz);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void ConvertFractalNz(FractalNzArgs args, bool to_nz, Context& context) {
+  FractalNzBlocks blocks(args);
+  const bool nibbles = args.dtype == DType::kInt4 && args.transposed;
+  if (args.dtype == DType::kInt4 && !nibbles) {  // pairs of columns stay together: bytes
+    args.dtype = DType::kInt8;
+    args.n /= 2;
+    args.c0 = blocks.c0 / 2;
+    blocks = FractalNzBlocks(args);
+  }
+  const int64_t e = args.plain.rank == 3 ? args.plain.sizes[0] : 1, bytes = nibbles ? 1 : Bytes(args.dtype);
+  const int64_t plain_bytes = args.k * args.n * bytes / (nibbles ? 2 : 1);
+  const int64_t storage_bytes = blocks.elements() * bytes / (nibbles ? 2 : 1);  // both of one expert
+  void* const out = to_nz ? args.storage.data : args.plain.data;
+  AskForHugePages(out, static_cast<size_t>(e * (to_nz ? storage_bytes : plain_bytes)));
+  if (to_nz && storage_bytes > plain_bytes) std::memset(out, 0, static_cast<size_t>(e * storage_bytes));  // the padding
+  const int64_t outer = args.transposed ? args.k : args.n, inner = args.transposed ? args.n : args.k;
+  const int64_t chunks = (inner + kChunk - 1) / kChunk;
+  const int64_t worth = std::clamp<int64_t>(e * plain_bytes / kWorkersBytes, 1, e * chunks);
+  const int workers = static_cast<int>(std::min<int64_t>(worth, WorkersFor(context, nullptr)));
+  ParallelFor(context, workers, [&](int worker) {
+    for (int64_t i = e * chunks * worker / workers; i < e * chunks * (worker + 1) / workers; ++i) {
+      const int64_t expert = i / chunks, first = i % chunks * kChunk;
+      const Chunk chunk = {static_cast<std::byte*>(args.plain.data) + expert * plain_bytes,
+                           static_cast<std::byte*>(args.storage.data) + expert * storage_bytes,
+                           outer, inner, first, std::min(inner, first + kChunk)};
+      if (nibbles) CopyNibblesAcross(blocks, chunk, to_nz);
+      else if (bytes == 1) CopyElements<1>(blocks, chunk, to_nz);
+      else if (bytes == 2) CopyElements<2>(blocks, chunk, to_nz);
+      else CopyElements<4>(blocks, chunk, to_nz);
+    }
+  });
+}
+
+}  // namespace qgmm::cpu
