@@ -149,7 +149,8 @@ inline int FindBroken(const uint8_t* lines, int groups, int steps, BrokenLanes* 
       Signed8 magnitudes = {}, sums = {};
       for (int s = 0; s < steps; ++s) {
         const auto w = LoadVector<Signed16>(lines + s * kLineBytes + 16 * part);
-        const auto size = reinterpret_cast<Signed8>((w ^ (w < 0)) - (w < 0));
+        const auto sign = reinterpret_cast<Bytes16>(w < 0);
+        const auto size = reinterpret_cast<Signed8>((reinterpret_cast<Bytes16>(w) ^ sign) - sign);
         magnitudes += (size & 255) + (size >> 8 & 255);
         const auto both = reinterpret_cast<Signed8>(w);
         sums += (both << 8 >> 8) + (both >> 8);
