@@ -42,8 +42,8 @@ int64_t CopyBytesAcross(std::byte* plain, int64_t n, std::byte* storage, int64_t
   const int64_t wide = count / 16 * 16, tall = rows / 16 * 16;
   for (int64_t i = 0; i < tall; i += 16) {
     for (int64_t o = 0; o < wide; o += 16) {
-      if (to_nz) TransposeBytes<16>(columns + o * n + i, n, blocks + i * c0 + o, c0);
-      else TransposeBytes<16>(blocks + i * c0 + o, c0, columns + o * n + i, n);
+      if (to_nz) TransposeBytes(columns + o * n + i, n, 8, blocks + i * c0 + o, c0);
+      else TransposeBytes(blocks + i * c0 + o, c0, 8, columns + o * n + i, n);
     }
     for (int64_t row = i; row < i + 16 && wide < count; ++row) {
       CopyRun<1>(plain + wide * n + row, n, storage + row * c0 + wide, count - wide, to_nz);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 
 namespace qgmm::cpu {
@@ -65,21 +66,27 @@ struct Across {
   int64_t stride, across, count, neighbours;
   int64_t ahead;  // bytes to what is read a little later, which is fetched meanwhile
 
-  /// Fetches what follows `element` by `ahead`, elements of `bytes` bytes.
-  void Fetch(int64_t element, int64_t elements, int64_t bytes) const {
-    for (int64_t j = element; j < element + elements; ++j) {
-      const uint8_t* const first = from + j * stride * bytes + ahead;
-      for (int64_t b = 0; b < neighbours * across * bytes; b += 64) __builtin_prefetch(first + b);
+  /// Fetches what follows elements [first, first + elements) by `ahead`; `bytes` of an element.
+  void Fetch(int64_t first, int64_t elements, int64_t bytes) const {
+    for (int64_t j = first; j < first + elements; ++j) {
+      const uint8_t* const start = from + j * stride * bytes + ahead;
+      for (int64_t b = 0; b < neighbours * across * bytes; b += kLine) __builtin_prefetch(start + b);
     }
   }
+  static constexpr int64_t kLine = 64;
 };
 
-/// kTall x 16 bytes, kTall 8 or 16: to[i * to_stride + j] = from[j * stride + i].
-template <int kTall>
-inline void TransposeBytes(const uint8_t* from, int64_t stride, uint8_t* to, int64_t to_stride) {
+/// 16 x 16 bytes: to[Row(i) * to_stride + j] = from[j * stride + Row(i)], Row(i) i below 8 and i + gap - 8 from there on.
+inline void TransposeBytes(const uint8_t* from, int64_t stride, int64_t gap, uint8_t* to, int64_t to_stride) {
   using Bytes16 = uint8_t __attribute__((vector_size(16)));
-  Bytes16 rows[16] = {}, zipped[16];
-  for (int j = 0; j < 16; ++j) std::memcpy(&rows[j], from + j * stride, kTall);
+  using Longs2 = uint64_t __attribute__((vector_size(16)));
+  Bytes16 rows[16], zipped[16];
+  for (int j = 0; j < 16; ++j) {
+    uint64_t low, high;
+    std::memcpy(&low, from + j * stride, 8);
+    std::memcpy(&high, from + j * stride + gap, 8);
+    rows[j] = reinterpret_cast<Bytes16>(Longs2{low, high});
+  }
   for (int round = 0; round < 4; ++round) {
     for (int i = 0; i < 8; ++i) {
       const Bytes16 a = rows[i], b = rows[i + 8];
@@ -88,7 +95,7 @@ inline void TransposeBytes(const uint8_t* from, int64_t stride, uint8_t* to, int
     }
     std::memcpy(rows, zipped, sizeof(rows));
   }
-  for (int i = 0; i < kTall; ++i) std::memcpy(to + i * to_stride, &rows[i], 16);
+  for (int i = 0; i < 16; ++i) std::memcpy(to + (i < 8 ? i : i + gap - 8) * to_stride, &rows[i], 16);
 }
 
 /// 4 x 4 words of four bytes: word j at to + i * to_stride = word i at from + j * stride, strides in bytes.
@@ -128,14 +135,13 @@ inline void GatherAcross(const Across& a, uint8_t* to, int64_t to_stride, bool w
     return;
   }
   if (a.across == 1 && a.neighbours >= 8 && a.count >= 16) {
-    const int64_t tall = a.neighbours < 16 ? 8 : 16;
-    const auto transpose = tall == 8 ? TransposeBytes<8> : TransposeBytes<16>;
+    const int64_t gap = std::min<int64_t>(8, a.neighbours - 8);  // 8 to 15 neighbours: some of them twice
     for (int64_t j = 0; j < a.count; j += 16) {
       const int64_t column = std::min(j, a.count - 16);
       a.Fetch(column, 16, 1);
-      for (int64_t i = 0; i < a.neighbours; i += tall) {
-        const int64_t first = std::min(i, a.neighbours - tall);
-        transpose(a.from + column * a.stride + first, a.stride, to + first * to_stride + column, to_stride);
+      for (int64_t i = 0; i < a.neighbours; i += 16) {
+        const int64_t first = std::max<int64_t>(0, std::min(i, a.neighbours - 16));
+        TransposeBytes(a.from + column * a.stride + first, a.stride, gap, to + first * to_stride + column, to_stride);
       }
     }
     return;
