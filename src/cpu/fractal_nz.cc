@@ -121,6 +121,9 @@ void CopyNibblesAcross(const FractalNzBlocks& blocks, const Chunk& chunk, bool t
   for (int64_t o = 0; o < k; o += blocks.c0) {
     std::byte* const block = chunk.storage + o * blocks.inner_blocks * FractalNzBlocks::kRows / 2;
     for (int64_t i = chunk.first; i < chunk.end; i += 8) {
+      // Each row of plain is a page: a sixteenth of the rows' next cache lines at a time.
+      std::byte* const next = chunk.plain + o * row_bytes + i / 2 + 64;
+      for (int64_t kk = i / 8 % 16; kk < std::min(blocks.c0, k - o); kk += 16) __builtin_prefetch(next + kk * row_bytes, 1);
       for (int64_t at = 0; at < blocks.c0 && o + at < k; at += 32) {
         const int64_t count = std::min({int64_t{32}, blocks.c0 - at, k - o - at});
         std::byte* const storage = block + i * block_bytes + at / 2;
