@@ -74,6 +74,8 @@ PackedWeight Certify(const PackedWeight& weight, uint8_t* out, Context& context,
   return cpu::Certify(weight, cpu::ResidualCapacity(weight.dtype(), weight.k, certify, max_residuals), out, context);
 }
 
+void Unpack(const PackedWeight& weight, void* plain, Context& context) { cpu::Unpack(weight, plain, context); }
+
 void FromFractalNz(const FractalNzArgs& args, Context& context) {
   CheckFractalNz(args, false);
   cpu::ConvertFractalNz(args, false, context);

@@ -298,6 +298,9 @@ TEST(Certify, UpAndDown) {
       down = Certify(up, 0, down_bytes.data(), context);
       ASSERT_EQ(down_bytes, plain_bytes);
       ASSERT_EQ(up_bytes, certified_bytes);
+      std::vector<int8_t> unpacked(stack.w.size());
+      qgmm::Unpack(up, unpacked.data(), context);
+      ASSERT_EQ(unpacked, stack.w);
       PackedWeight read;
       ASSERT_EQ(ReadHeader(up_bytes.data(), static_cast<int64_t>(up_bytes.size()), &read), "");
       for (int64_t i = 0; i < 3 * 131 * 70; ++i) {

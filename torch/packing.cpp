@@ -89,21 +89,7 @@ Tensor UnpackWeight(const Tensor& data, const std::vector<int64_t>& packed) {
   }
   const bool int4 = weight.dtype() == DType::kInt4;
   Tensor plain = Empty({weight.e, weight.k, int4 ? weight.n / 8 : weight.n}, int4 ? ScalarType::Int : ScalarType::Char);
-  void* out = plain.mutable_data_ptr();
-  for (int64_t row = 0; row < weight.e * weight.k; ++row) {
-    uint32_t word = 0;
-    for (int64_t j = 0; j < weight.n; ++j) {
-      const int value = At(weight, row / weight.k, row % weight.k, j);
-      if (!int4) {
-        static_cast<int8_t*>(out)[row * weight.n + j] = static_cast<int8_t>(value);
-        continue;
-      }
-      word |= (static_cast<uint32_t>(value) & 15u) << (4 * (j % 8));
-      if (j % 8 != 7) continue;
-      static_cast<uint32_t*>(out)[(row * weight.n + j) / 8] = word;
-      word = 0;
-    }
-  }
+  Unpack(weight, plain.mutable_data_ptr(), ThisThread());
   return plain;
 }
 

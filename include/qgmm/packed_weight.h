@@ -55,6 +55,9 @@ QGMM_EXPORT int64_t CertifiedBytes(const PackedWeight& weight, Certification cer
 QGMM_EXPORT PackedWeight Certify(const PackedWeight& weight, uint8_t* out, Context& context, Certification certify,
                                  double max_residuals = 1.0 / 256);
 
+/// The plain weights again, contiguous: int8 [e, k, n], or int32 [e, k, n / 8] holding packed int4.
+QGMM_EXPORT void Unpack(const PackedWeight& weight, void* plain, Context& context);
+
 /// Reads and validates the header of bytes that Pack once wrote (a file, a state_dict). Throws InvalidArgument.
 QGMM_EXPORT PackedWeight FromBytes(const uint8_t* data, int64_t bytes);
 

@@ -116,7 +116,7 @@ class PackedWeight:
         return {"none": none, "pairs": pairs, "quads": quads, "residual_share": share}
 
     def unpack(self) -> torch.Tensor:
-        """The plain weights again: int8 ``[e, k, n]``, or int32 ``[e, k, n / 8]`` holding int4. Slow, for checking."""
+        """The plain weights again: int8 ``[e, k, n]``, or int32 ``[e, k, n / 8]`` holding int4."""
         return ops.unpack_weight(self.data, self.integers)
 
     def __repr__(self) -> str:

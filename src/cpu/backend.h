@@ -23,6 +23,7 @@ int64_t CertifiedBytes(const PackedWeight& weight, int64_t residual_capacity);
 PackedWeight Certify(const PackedWeight& weight, int64_t residual_capacity, uint8_t* out, Context& context);
 PackedWeight Certify(const PackedWeight& weight, int64_t residual_capacity, uint8_t* out, Context& context,
                      const Topology& topology);
+void Unpack(const PackedWeight& weight, void* plain, Context& context);
 
 /// Places in a panel's residual list: of checked arguments (kYes wants int8). 0: no certificates.
 int64_t ResidualCapacity(DType dtype, int64_t k, Certification certify, double max_residuals);
