@@ -12,7 +12,7 @@ namespace qgmm::cpu {
 namespace {
 
 constexpr int64_t kMostExperts = 128;  // two cache lines of int8
-constexpr int64_t kRowsAhead = 1;  // that are fetched early
+constexpr int64_t kBytesAhead = 4096;  // that are fetched early, in whole rows
 constexpr int64_t kStretchLines = 8;  // with 8 panels and 128 experts: 530 KB, for L2
 
 /// One stretch of k and columns, experts apart: [experts][rows][columns] in scratch memory.
@@ -31,11 +31,12 @@ class Stretch {
     const int64_t columns = std::clamp<int64_t>(width - first, 0, part_columns_), rows = std::min(rows_, w_.k - k);
     const Weights::Plain from = w_.Of(span.expert);
     const auto* source = static_cast<const uint8_t*>(from.data);
+    const int64_t row_bytes = std::max<int64_t>(1, columns * std::abs(from.n_stride) * ElementBytes());
+    const int64_t ahead = std::max<int64_t>(1, kBytesAhead / row_bytes) * from.k_stride * ElementBytes();
     for (int64_t part = 0; part < parts_; ++part) {
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t at = (k + r) * from.k_stride + (part * width + first) * from.n_stride;
-        GatherAcross({source + at * ElementBytes(), from.n_stride, w_.expert_stride, columns, experts,
-                      kRowsAhead * from.k_stride * ElementBytes()},
+        GatherAcross({source + at * ElementBytes(), from.n_stride, w_.expert_stride, columns, experts, ahead},
                      memory_.data() + (r * row_ + part * columns) * ElementBytes(), expert_bytes_, int4_);
       }
     }
