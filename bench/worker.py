@@ -25,7 +25,7 @@ from schedule import FLOOR, Schedule
 import qgmm
 from cases import LISTS
 
-EXTRAS_SECONDS = 60  # that packing and calls take
+EXTRAS_SECONDS = 40  # that packing and calls take
 
 # Seconds that threads of a rival's own may spin on after a call, in the way of whoever comes next: kt-kernel's took half
 # of a 5 ms call.
