@@ -19,7 +19,7 @@ from record import measured, say
 import qgmm
 
 K, N = 2048, 2816
-REPEATS = 3
+REPEATS, LARGE_REPEATS = 9, 3  # calls of 5 to 12 ms, and of a tenth of a second
 USED_FAULTS = 32  # page faults of a call into used memory
 
 
@@ -131,8 +131,9 @@ def measure(roof, process, small):
                      exact=torch.equal(unpack(answer), weight), roof_share=moved(answer) / median / 1e9 / read,
                      roof_read_gbyte_per_s=read, **more, **shape)
 
+        repeats = LARGE_REPEATS if size >= 10**9 else REPEATS
         times, copies, reads, answer = [], [], [], None
-        for _ in range(REPEATS):
+        for _ in range(repeats):
             answer = None  # the memory of the call before
             seconds, answer = timed(call)
             times.append(seconds)
@@ -145,12 +146,12 @@ def measure(roof, process, small):
                 continue
             say(event="case", text=f"{case}, {size / 1e9:.2f} GB, into used memory")
             times = []
-            for _ in range(3 * REPEATS):  # malloc chooses: calls count that took next to no pages
+            for _ in range(3 * repeats):  # malloc chooses: calls count that took next to no pages
                 answer, before = None, faults()
                 seconds, answer = timed(call)
                 if faults() - before < USED_FAULTS:
                     times.append(seconds)
-                if len(times) == REPEATS:
+                if len(times) == repeats:
                     break
             if times:
                 result(times, reads, answer, case=f"{case}, into used memory")
