@@ -20,6 +20,7 @@ struct PackSpan {
   int32_t* sums = nullptr;  // [panels][16]: sums of these lines' weights per column; null: not asked for
   bool stream = false;      // write around the caches, where out and panel_stride allow
   PanelCertifier* certifiers = nullptr;  // [panels], which take the lines before they are written; null: not asked for
+  bool deep = false;  // all lines of wide spans, from memory: rows are fetched a tile early
 };
 
 /// Lines and columns beyond k and n hold zero weights.

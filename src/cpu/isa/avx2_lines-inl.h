@@ -59,11 +59,14 @@ inline void EmitTwo(const __m256i* row, uint8_t* first, uint8_t* second, __m256i
 }
 
 template <bool kStream>
-inline void Rows(const LinesArgs& a) {
+inline void Rows(const LinesArgs& args) {
+  const LinesArgs a = args;  // as far as a compiler knows, bytes that are written may be args
   __m256i sums[8] = {};
   const uint8_t* row = a.source;
   for (int l = 0, at = 0; l < a.lines; ++l, at += kLineBytes, row += 4 * a.stride) {
-    for (int r = 0; r < 4; ++r) Fetch(row + r * a.stride + a.ahead);
+    if (a.ahead != 0) {
+      for (int r = 0; r < 4; ++r) Fetch(row + r * a.stride + a.ahead);
+    }
     for (int h = 0; h < 2; ++h) {
       const uint8_t* part = row + 32 * h;
       const __m256i rows[4] = {LoadBytes(part), LoadBytes(part + a.stride), LoadBytes(part + 2 * a.stride),
@@ -76,12 +79,15 @@ inline void Rows(const LinesArgs& a) {
 
 /// Four rows of 64 columns and the four rows below them: bytes of even, then of odd columns, zipped.
 template <bool kStream>
-inline void NibbleRows(const LinesArgs& a) {
+inline void NibbleRows(const LinesArgs& args) {
+  const LinesArgs a = args;  // as far as a compiler knows, bytes that are written may be args
   __m256i sums[8] = {};
   const __m256i low_mask = _mm256_set1_epi8(15), eights = _mm256_set1_epi8(static_cast<char>(0x88));
   const uint8_t* row = a.source;
   for (int l = 0, at = 0; l < a.lines; ++l, at += kLineBytes, row += 8 * a.stride) {
-    for (int r = 0; r < 8; ++r) Fetch(row + r * a.stride + a.ahead);
+    if (a.ahead != 0) {
+      for (int r = 0; r < 8; ++r) Fetch(row + r * a.stride + a.ahead);
+    }
     __m256i outer[4], inner[4];  // in each half: the lower 16 of 32 columns, the upper 16
     for (int b = 0; b < 4; ++b) {
       const __m256i low = _mm256_xor_si256(LoadBytes(row + b * a.stride), eights);
