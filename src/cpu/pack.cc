@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Packing: rows, columns or anything strided into lines; whole experts for pack_weight, spans of panels during a run.
+// Whole stacks, on all threads: packed, or given certificates and relieved of them.
 #include "cpu/pack.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <vector>
 
 #include "cpu/backend.h"
 #include "cpu/certify.h"
-#include "cpu/gather.h"
 #include "cpu/huge_pages.h"
 #include "cpu/numa.h"
 #include "cpu/plan.h"
