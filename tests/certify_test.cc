@@ -345,6 +345,15 @@ TEST(Certify, HostileListsReadNothingElse) {
       ByKernels(c, context);
     }
     At(c.problem.w.packed, 1, 79, 63);
+    std::vector<int8_t> plain(2 * 80 * 64);
+    Context context;
+    qgmm::Unpack(c.problem.w.packed, plain.data(), context);
+    const int64_t sums = MakeHeader(packed.layout, packed.e, packed.k, packed.n, 40).column_sums_offset();
+    std::memset(&bytes[static_cast<size_t>(sums)], round % 2 ? 0x7F : 0x80, 64);  // of the first panel
+    for (const int64_t capacity : {0, 40}) {
+      std::vector<uint8_t> out(static_cast<size_t>(CertifiedBytes(c.problem.w.packed, capacity)));
+      Certify(c.problem.w.packed, capacity, out.data(), context);
+    }
   }
 }
 

@@ -21,6 +21,9 @@ constexpr int64_t kSmallCache = 8 << 20;  // of machines that do not tell their 
 constexpr int64_t kMostPanels = 256, kSpanStep = 8;
 constexpr int kSpansPerWorker = 4;
 
+/// Adds modulo 2^32: sums that come from a file may be anything.
+void AddTo(int32_t* sum, int value) { *sum = static_cast<int32_t>(static_cast<uint32_t>(*sum) + static_cast<uint32_t>(value)); }
+
 /// Where panels go, their certificates and column sums.
 class Finisher {
  public:
@@ -55,7 +58,7 @@ class Finisher {
 
   void FinishCertificate(const PanelCertifier& certifier, int64_t index, int32_t* sums) {
     const std::vector<uint32_t>& residuals = certifier.residuals();
-    for (const uint32_t residual : residuals) sums[ResidualColumn(residual)] -= ResidualValue(residual);  // of the bytes
+    for (const uint32_t residual : residuals) AddTo(&sums[ResidualColumn(residual)], -ResidualValue(residual));  // of the bytes
     const uint32_t words[2] = {static_cast<uint32_t>(certifier.certificate()), static_cast<uint32_t>(residuals.size())};
     std::memcpy(out_ + header_.certificates_offset() + index * 8, words, sizeof(words));
     const size_t bytes = residuals.size() * 4, all = static_cast<size_t>(header_.residual_capacity) * 4;
@@ -99,7 +102,7 @@ bool Streams(int64_t bytes, const uint8_t* out) {
 void CertifyPanel(const PackedWeight& weight, const PanelPromise& promise, const PackSpan& span, const LineMakers& makers) {
   const uint8_t* const panel = PanelAt(weight, span.expert, span.first_panel);
   std::memcpy(span.sums, ColumnSumsAt(weight, span.expert, span.first_panel), kPanelColumns * 4);
-  for (int r = 0; r < promise.count; ++r) span.sums[ResidualColumn(promise.At(r))] += ResidualValue(promise.At(r));
+  for (int r = 0; r < promise.count; ++r) AddTo(&span.sums[ResidualColumn(promise.At(r))], ResidualValue(promise.At(r)));
   alignas(64) uint8_t stretch[kMaxLines * kLineBytes];
   for (int64_t line = 0; line < span.lines; line += kMaxLines) {
     const int64_t lines = std::min<int64_t>(kMaxLines, span.lines - line);
