@@ -112,7 +112,8 @@ class Printer:
         if m["operator"] == "call":  # its note has said everything
             return
         if not m["repeats"]:
-            print(ROW.format(m["implementation"], "", "-", "-", "-", "", "", f"failed: {m['exact']}"), flush=True)
+            failure = m["exact"] if m["exact"].startswith("left out") else f"failed: {m['exact']}"
+            print(ROW.format(m["implementation"], "", "-", "-", "-", "", "", failure), flush=True)
             return
         ratio = ""
         if not ours and m["exact"] is not False and self.ours["repeats"] and self.ours["exact"] is True:

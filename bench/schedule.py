@@ -5,6 +5,9 @@ import time
 FLOOR = 5  # timed calls of everybody, where time allows
 LATE = 3  # of rivals when it does not; ours keep the floor
 MOST_SECONDS = 5.0  # of timed calls of one case beyond the floor
+# A rival is left out of a case if, at the best rate it showed before, a call took this many times as long as ours, and so long:
+# torch's _int_mm reaches 0.4 GMAC/s on CPUs without VNNI, a call of the quick list 6 minutes.
+HOPELESS, HOPELESS_SECONDS = 30, 1.0
 SPENT_APART = 0.4  # seconds of a case that no call takes: verdicts, tokens
 # Multiply-adds and bytes per second of one turn, all implementations one after the other, on two Zen 4 CPUs, and bytes of
 # weights per second of setting them up. Only their ratios matter: what is measured corrects them.
@@ -39,6 +42,25 @@ class Pace:
     def of(self, key):
         predicted, measured = self.seen.get(key) or self.seen.get(None) or (1.0, 1.0)
         return measured / predicted
+
+
+class Rates:
+    """The most multiply-adds per second that every rival has shown."""
+
+    def __init__(self):
+        self.best = {}
+
+    def add(self, name, macs, seconds):
+        self.best[name] = max(self.best.get(name, 0.0), macs / seconds)
+
+    def why_left_out(self, name, macs, our_seconds):
+        """A sentence where a call would take hopelessly long; empty if not, or nobody knows."""
+        if not self.best.get(name):
+            return ""
+        seconds = macs / self.best[name]
+        if seconds < max(HOPELESS_SECONDS, HOPELESS * our_seconds):
+            return ""
+        return f"left out: a call would take {seconds:.1f} s at {self.best[name] / 1e9:.1f} GMAC/s, its best so far"
 
 
 class Schedule:

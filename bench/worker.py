@@ -20,7 +20,7 @@ from data import Data, Tokens
 from machine import last_level_cache
 from record import measured, say, take_standard_output
 from roof import Roof, instruction
-from schedule import FLOOR, Schedule
+from schedule import FLOOR, Rates, Schedule
 
 import qgmm
 from cases import LISTS
@@ -35,9 +35,11 @@ SPIN = 0.1
 class Candidate:
     """One implementation and what its calls took."""
 
-    def __init__(self, implementation, tokens):
-        self.implementation, self.times, self.error, self.exact, self.wanted = implementation, [], None, None, 0
+    def __init__(self, implementation, tokens, left_out=""):
+        self.implementation, self.times, self.error, self.exact, self.wanted = implementation, [], left_out, None, 0
         self.kernel, self.ours, self.first = implementation.kernel, implementation.name.startswith("qgmm "), 0.0
+        if left_out:
+            return
         try:
             if hasattr(implementation, "prepare"):
                 implementation.prepare(tokens)
@@ -50,7 +52,7 @@ class Candidate:
             self.error = f"{type(error).__name__}: {error}"[:200]
 
     def plan(self, seconds, repeats, fewest):
-        if self.error is None:
+        if not self.error:
             self.wanted = max(min(fewest, repeats), min(repeats, int(seconds / self.first)))
 
     def once(self, tokens):
@@ -75,10 +77,22 @@ def take_turns(candidates, tokens, roof, kinds, repeats):
     return statistics.median(reads), {kind: statistics.median(rates) for kind, rates in multiplies.items()}
 
 
-def measure(case, found, roof, repeats, process, schedule):
+def first_calls(case, found, tokens, rates):
+    """A Candidate of every implementation, ours first."""
+    candidates = []
+    for implementation in found:
+        ours = candidates[0].first if candidates else float("inf")
+        one = Candidate(implementation, tokens, rates.why_left_out(implementation.name, case.macs, ours))
+        if not one.error:
+            rates.add(implementation.name, case.macs, one.first)
+        candidates.append(one)
+    return candidates
+
+
+def measure(case, found, roof, repeats, process, schedule, rates):
     """Says the objects of one case, ours first. Rivals are held against the roof of our first."""
     tokens = Tokens(case)
-    candidates = [Candidate(implementation, tokens) for implementation in found]
+    candidates = first_calls(case, found, tokens, rates)
     fewest, seconds = schedule.plan(sum(one.first for one in candidates))
     for one in candidates:
         one.plan(seconds / len(candidates), repeats, FLOOR if one.ours else fewest)
@@ -101,7 +115,7 @@ def measure(case, found, roof, repeats, process, schedule):
             k=s.k, n=s.n, rows_per_expert=case.rows, groups=case.groups, distribution=s.distribution, weights=s.weights,
             slice=s.slice or s.k, offset=s.offset, cold=case.cold, implementation=one.implementation.name,
             kernel=one.kernel, fused=one.implementation.fused, roof=name, repeats=len(one.times),
-            exact=one.exact if one.error is None else one.error, roof_read_gbyte_per_s=read,
+            exact=one.error or one.exact, roof_read_gbyte_per_s=read,
             roof_multiply_gmac_per_s=multiply, roof_instruction=one.kind, **times)
 
 
@@ -114,6 +128,7 @@ def main():
     if limit and set(extras) & {"packing", "calls"}:
         limit = max(1.0, limit - EXTRAS_SECONDS)
     schedule = Schedule(cases, limit, hard=which == "quick")
+    rates = Rates()
     torch.manual_seed(4)
     threads = torch.get_num_threads()
     roof = Roof(threads, last_level_cache())
@@ -134,7 +149,7 @@ def main():
                 say(event="note", text=note)
         say(event="case", text=f"[{number}/{len(cases)}, about {schedule.seconds_left() / 60:.1f} minutes left] {case.name} "
             "per expert" + (", cold" if case.cold else ""))
-        measure(case, implementations.own(found) if schedule.over() else found, roof, repeats, process, schedule)
+        measure(case, implementations.own(found) if schedule.over() else found, roof, repeats, process, schedule, rates)
     found = None
     gc.collect()
     for extra, module in (("calls", calls), ("packing", packing)):

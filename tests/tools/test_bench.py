@@ -134,6 +134,17 @@ def test_bench_a_soft_limit_never_leaves_a_rival_out():
     assert simulated(cases.full_cases, 60, False, 1)[0] == schedule.LATE
 
 
+def test_bench_leaves_out_rivals_that_would_take_hopelessly_long():
+    rates = schedule.Rates()
+    rates.add("slow", 6e8, 1.5)
+    rates.add("slow", 6e7, 1.5)  # the best rate counts
+    assert rates.why_left_out("new", 1e12, 0.01) == ""
+    assert rates.why_left_out("slow", 3.9e8, 0.001) == ""  # short
+    assert rates.why_left_out("slow", 1e10, 1.0) == ""  # we are slow, too
+    assert rates.why_left_out("slow", 1e10, 0.1) == "left out: a call would take 25.0 s at 0.4 GMAC/s, its best so far"
+    assert rates.why_left_out("slow", 0, 0.1) == ""  # quantisation has no multiply-adds
+
+
 def test_bench_a_hard_limit_ends_the_list_soon_after():
     least, seconds = simulated(cases.quick_cases, 60, True, 1)
     assert least == 0

@@ -120,11 +120,6 @@ def test_what_is_a_spill_on_arm(name, operands, framed, spilt):
     assert check_spills.ARM.spills(name, operands, framed) == spilt
 
 
-def test_what_clang_may_leave_on_the_stack_gcc_may_not():
-    kernel = "void qgmm::cpu::ForRows<3, qgmm::cpu::GemmInt8>(qgmm::cpu::GemmArgs const&)"
-    assert check_spills.known("neon", kernel, by_clang=True) > check_spills.known("neon", kernel, by_clang=False) == 0
-
-
 def test_arm_without_a_build_is_said_and_no_complaint(tmp_path):
     assert check_spills.why_not("neon", tmp_path / "aarch64", "").startswith(f"there is no {tmp_path / 'aarch64'}")
     assert check_spills.why_not("avx2", tmp_path, "") == ""

@@ -28,24 +28,26 @@ Sums<kRows> StartCertified(const GemmArgs& a) {
   return sums;
 }
 
-/// kPairs. Per line and row 1 broadcast, 2 vpmaddubsw, 2 vpmaddwd, 2 vpaddd = 64 multiply-adds.
+/// kPairs. Per line and row 1 broadcast, 2 vpmaddubsw, 2 vpmaddwd, 2 vpaddd = 64 multiply-adds. The line's second half is
+/// an operand in memory: it has no register beside 12 sums, the ones and two temporaries.
 template <int kRows>
 struct GemmPairs {
   static_assert(kRows * 2 + 2 + 2 <= kRegisters);
   static void Run(const GemmArgs& a) {
     Sums<kRows> sums = StartCertified<kRows>(a);
     const __m256i ones = _mm256_set1_epi16(1);
-    const uint8_t* x = static_cast<const uint8_t*>(a.x);
+    XRows<uint8_t> x(a);
     const uint8_t* w = a.w[0];
     Ahead ahead(a);
-    for (int k = 0; k < a.k; k += 4, w += kLineBytes, x += 4) {
+    for (int k = 0; k < a.k; k += 4, w += kLineBytes, x.Advance(4)) {
       ahead.Fetch();
-      const __m256i b0 = Load32(w), b1 = Load32(w + 32);
+      const __m256i b0 = Load32(w);
 #pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i) {
-        const __m256i four = Broadcast4(x + i * a.x_stride);
+        ReadAgain(w);
+        const __m256i four = Broadcast4(x[i]);
         sums.c[i][0] = _mm256_add_epi32(sums.c[i][0], _mm256_madd_epi16(_mm256_maddubs_epi16(four, b0), ones));
-        sums.c[i][1] = _mm256_add_epi32(sums.c[i][1], _mm256_madd_epi16(_mm256_maddubs_epi16(four, b1), ones));
+        sums.c[i][1] = _mm256_add_epi32(sums.c[i][1], _mm256_madd_epi16(_mm256_maddubs_epi16(four, Load32(w + 32)), ones));
       }
     }
     sums.Finish(a);
@@ -60,18 +62,19 @@ struct GemmQuads {
   static void Run(const GemmArgs& a) {
     Sums<kRows> sums = StartCertified<kRows>(a);
     const __m256i ones = _mm256_set1_epi16(1);
-    const uint8_t* x = static_cast<const uint8_t*>(a.x);
+    XRows<uint8_t> x(a);
     const uint8_t* w = a.w[0];
     Ahead ahead(a);
-    for (int k = 0; k < a.k; k += 8, w += 2 * kLineBytes, x += 8) {
+    for (int k = 0; k < a.k; k += 8, w += 2 * kLineBytes, x.Advance(8)) {
       ahead.Fetch();
       ahead.Fetch();
-      const __m256i b0 = Load32(w), b1 = Load32(w + 32), b2 = Load32(w + 64), b3 = Load32(w + 96);
+      const __m256i b0 = Load32(w), b2 = Load32(w + 64), b3 = Load32(w + 96);
 #pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i) {
-        const __m256i x0 = Broadcast4(x + i * a.x_stride), x1 = Broadcast4(x + i * a.x_stride + 4);
+        ReadAgain(w);
+        const __m256i x0 = Broadcast4(x[i]), x1 = Broadcast4(x[i] + 4);
         const __m256i s0 = _mm256_add_epi16(_mm256_maddubs_epi16(x0, b0), _mm256_maddubs_epi16(x1, b2));
-        const __m256i s1 = _mm256_add_epi16(_mm256_maddubs_epi16(x0, b1), _mm256_maddubs_epi16(x1, b3));
+        const __m256i s1 = _mm256_add_epi16(_mm256_maddubs_epi16(x0, Load32(w + 32)), _mm256_maddubs_epi16(x1, b3));
         sums.c[i][0] = _mm256_add_epi32(sums.c[i][0], _mm256_madd_epi16(s0, ones));
         sums.c[i][1] = _mm256_add_epi32(sums.c[i][1], _mm256_madd_epi16(s1, ones));
       }

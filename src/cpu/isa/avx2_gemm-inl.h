@@ -17,12 +17,36 @@ namespace {
 constexpr int kRegisters = 16;
 
 inline __m256i Load32(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+/// What is read through `p` from now on is read anew: an operand in memory for its user, where the compiler would keep it in
+/// a register and put a sum on the stack instead.
+inline void ReadAgain(const uint8_t*& p) { asm volatile("" : "+r"(p)); }
 inline void Store32(void* p, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
 inline __m256i Broadcast4(const void* p) {
   int32_t v;
   __builtin_memcpy(&v, p, sizeof(v));
   return _mm256_set1_epi32(v);
 }
+
+/// A sum so far, in a register: terms that follow are added to it and not to one another first, each in a register of its own.
+inline void SumSoFar(__m256i& sum) { asm("" : "+x"(sum)); }
+
+/// Up to six rows of packed x, reached by two pointers and what an address can add to them: left to itself, the compiler
+/// computes the address of every row anew for every line.
+template <class T>
+struct XRows {
+  const T *first, *fourth;
+  ptrdiff_t stride;
+
+  explicit XRows(const GemmArgs& a)
+      : first(static_cast<const T*>(a.x)), fourth(first + 3 * a.x_stride), stride(a.x_stride) {
+    asm("" : "+r"(fourth));  // what it has to do with `first` is hidden
+  }
+  const T* operator[](int row) const { return row < 3 ? first + row * stride : fourth + (row - 3) * stride; }
+  void Advance(int k) {
+    first += k;
+    fourth += k;
+  }
+};
 
 /// Fetches what the worker says is read next, in `calls` steps per line. Into L2: fetched into L1, 8 rows 77 instead of 95
 /// GMAC/s, one row -9 % (one core of a Zen 4).
@@ -73,16 +97,16 @@ struct GemmWide {
   static void Run(const GemmArgs& a) {
     Sums<kRows> sums;
     sums.Start(a);
-    const int16_t* x = static_cast<const int16_t*>(a.x);
+    XRows<int16_t> x(a);
     const uint8_t* w = a.w[0];
     Ahead ahead(a);
-    for (int k = 0; k < a.k; k += 4, w += kLineBytes, x += 4) {
+    for (int k = 0; k < a.k; k += 4, w += kLineBytes, x.Advance(4)) {
       ahead.Fetch();
       const __m256i v0 = Load32(w), v1 = Load32(w + 32);
       const __m256i even0 = EvenBytes(v0), odd0 = OddBytes(v0), even1 = EvenBytes(v1), odd1 = OddBytes(v1);
 #pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i) {
-        const __m256i x02 = Broadcast4(x + i * a.x_stride), x13 = Broadcast4(x + i * a.x_stride + 2);
+        const __m256i x02 = Broadcast4(x[i]), x13 = Broadcast4(x[i] + 2);
         sums.c[i][0] = _mm256_add_epi32(sums.c[i][0],
                                         _mm256_add_epi32(_mm256_madd_epi16(even0, x02), _mm256_madd_epi16(odd0, x13)));
         sums.c[i][1] = _mm256_add_epi32(sums.c[i][1],
@@ -114,16 +138,16 @@ struct GemmShorts {
   static void Run(const GemmArgs& a) {
     Sums<kRows> sums;
     sums.Start(a);
-    const int16_t* x = static_cast<const int16_t*>(a.x);
+    XRows<int16_t> x(a);
     const uint8_t* w = a.w[0];
     Ahead ahead(a, 2);
     const int steps = (a.k + 3) / 4 * 2;
-    for (int q = 0; q < steps; ++q, w += 64, x += 2) {
+    for (int q = 0; q < steps; ++q, w += 64, x.Advance(2)) {
       ahead.Fetch();
       const __m256i b0 = Load32(w), b1 = Load32(w + 32);
 #pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i) {
-        const __m256i pair = Broadcast4(x + i * a.x_stride);
+        const __m256i pair = Broadcast4(x[i]);
         sums.c[i][0] = _mm256_add_epi32(sums.c[i][0], _mm256_madd_epi16(pair, b0));
         sums.c[i][1] = _mm256_add_epi32(sums.c[i][1], _mm256_madd_epi16(pair, b1));
       }
@@ -132,11 +156,32 @@ struct GemmShorts {
   }
 };
 
-/// Sums of u4 x s8 products: int16 partials of at most eight steps (8 * 2 * 15 * 128 = 30720 fits), then int32.
+/// Sums of u4 x s8 products in int16, of at most eight steps: 8 * 2 * 15 * 128 = 30720 fits.
+template <int kRows>
+struct NibblePartials {
+  __m256i c[kRows][2];
+
+  void Clear() {
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) c[i][0] = c[i][1] = _mm256_setzero_si256();
+  }
+  void Step(const XRows<int8_t>& x, int k, __m256i b0, __m256i b1) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+      const __m256i four = Broadcast4(x[i] + k);
+      c[i][0] = _mm256_add_epi16(c[i][0], _mm256_maddubs_epi16(b0, four));
+      c[i][1] = _mm256_add_epi16(c[i][1], _mm256_maddubs_epi16(b1, four));
+      SumSoFar(c[i][0]);
+      SumSoFar(c[i][1]);
+    }
+  }
+};
+
+/// What partials are added to, in memory: registers hold the partials and what they are made from, and left to itself the
+/// compiler keeps these sums in some and puts partials on the stack, in the loop over lines.
 template <int kRows>
 struct NibbleSums {
   Sums<kRows> sums;
-  __m256i partial[kRows][2];
 
   /// The + 8 of the stored nibbles is taken out at the start of a slice.
   void Start(const GemmArgs& a, int slice) {
@@ -146,18 +191,6 @@ struct NibbleSums {
       const __m256i start = _mm256_set1_epi32(-8 * a.row_sums[i * a.row_sums_stride + slice]);
       sums.c[i][0] = start;
       sums.c[i][1] = start;
-    }
-  }
-  void Clear() {
-#pragma GCC unroll 8
-    for (int i = 0; i < kRows; ++i) partial[i][0] = partial[i][1] = _mm256_setzero_si256();
-  }
-  void Step(const GemmArgs& a, const int8_t* x, __m256i b0, __m256i b1) {
-#pragma GCC unroll 8
-    for (int i = 0; i < kRows; ++i) {
-      const __m256i four = Broadcast4(x + i * a.x_stride);
-      partial[i][0] = _mm256_add_epi16(partial[i][0], _mm256_maddubs_epi16(b0, four));
-      partial[i][1] = _mm256_add_epi16(partial[i][1], _mm256_maddubs_epi16(b1, four));
     }
   }
   void Finish(const GemmArgs& a, int slice) const {
@@ -176,23 +209,24 @@ struct NibbleSums {
       }
     }
   }
-  void Flush() {
+  void Add(const NibblePartials<kRows>& partials) {
     const __m256i ones = _mm256_set1_epi16(1);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
-      sums.c[i][0] = _mm256_add_epi32(sums.c[i][0], _mm256_madd_epi16(partial[i][0], ones));
-      sums.c[i][1] = _mm256_add_epi32(sums.c[i][1], _mm256_madd_epi16(partial[i][1], ones));
+      sums.c[i][0] = _mm256_add_epi32(sums.c[i][0], _mm256_madd_epi16(partials.c[i][0], ones));
+      sums.c[i][1] = _mm256_add_epi32(sums.c[i][1], _mm256_madd_epi16(partials.c[i][1], ones));
     }
+    asm volatile("" : "+m"(sums));
   }
 };
 
-/// int4 from packed lines: 8 k a line, two steps each, flushed every four lines. Tried: nibbles split once per panel and
+/// int4 from packed lines: 8 k a line, two steps each, partials added every four lines. Tried: nibbles split once per panel and
 /// read as bytes, 76 against 96 GMAC/s at 64 rows and slices of 128 (Zen 4, GCC 12): twice the bytes from L2.
 template <int kRows>
 struct GemmInt4 {
   static void Run(const GemmArgs& a) {
     const __m256i low = _mm256_set1_epi8(15);
-    const int8_t* x = static_cast<const int8_t*>(a.x);
+    XRows<int8_t> x(a);
     const uint8_t* w = a.w[0];
     Ahead ahead(a);
     const int lines = (a.k + 7) / 8, slices = a.scales ? a.slices : 1;
@@ -201,15 +235,16 @@ struct GemmInt4 {
       s.Start(a, slice);
       for (int l = 0; l < lines;) {
         const int end = l + 4 < lines ? l + 4 : lines;
-        s.Clear();
-        for (; l < end; ++l, w += kLineBytes, x += 8) {
+        NibblePartials<kRows> partials;
+        partials.Clear();
+        for (; l < end; ++l, w += kLineBytes, x.Advance(8)) {
           ahead.Fetch();
           const __m256i v0 = Load32(w), v1 = Load32(w + 32);
-          s.Step(a, x, _mm256_and_si256(v0, low), _mm256_and_si256(v1, low));
-          s.Step(a, x + 4, _mm256_and_si256(_mm256_srli_epi16(v0, 4), low),
-                 _mm256_and_si256(_mm256_srli_epi16(v1, 4), low));
+          partials.Step(x, 0, _mm256_and_si256(v0, low), _mm256_and_si256(v1, low));
+          partials.Step(x, 4, _mm256_and_si256(_mm256_srli_epi16(v0, 4), low),
+                        _mm256_and_si256(_mm256_srli_epi16(v1, 4), low));
         }
-        s.Flush();
+        s.Add(partials);
       }
       s.Finish(a, slice);
     }
@@ -230,10 +265,10 @@ struct FloatSums {
         c[i][j] = a.add ? _mm256_loadu_ps(acc + i * kPairColumns + 8 * j) : _mm256_setzero_ps();
     }
   }
-  void Step(const GemmArgs& a, const float* x, __m256 b0, __m256 b1) {
+  void Step(const XRows<float>& x, int k, __m256 b0, __m256 b1) {
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
-      const __m256 v = _mm256_broadcast_ss(x + i * a.x_stride);
+      const __m256 v = _mm256_broadcast_ss(x[i] + k);
       c[i][0] = _mm256_fmadd_ps(v, b0, c[i][0]);
       c[i][1] = _mm256_fmadd_ps(v, b1, c[i][1]);
     }
@@ -261,16 +296,16 @@ struct GemmFloat {
   static void Run(const GemmArgs& a) {
     FloatSums<kRows> s;
     s.Start(a);
-    const float* x = static_cast<const float*>(a.x);
+    XRows<float> x(a);
     const uint8_t* w = a.w[0];
     Ahead ahead(a);
-    for (int k = 0; k < a.k; k += 4, w += kLineBytes, x += 4) {
+    for (int k = 0; k < a.k; k += 4, w += kLineBytes, x.Advance(4)) {
       ahead.Fetch();
       const __m256i v0 = Load32(w), v1 = Load32(w + 32);
-      s.Step(a, x, ByteAsFloat<0>(v0), ByteAsFloat<0>(v1));
-      s.Step(a, x + 1, ByteAsFloat<1>(v0), ByteAsFloat<1>(v1));
-      s.Step(a, x + 2, ByteAsFloat<2>(v0), ByteAsFloat<2>(v1));
-      s.Step(a, x + 3, ByteAsFloat<3>(v0), ByteAsFloat<3>(v1));
+      s.Step(x, 0, ByteAsFloat<0>(v0), ByteAsFloat<0>(v1));
+      s.Step(x, 1, ByteAsFloat<1>(v0), ByteAsFloat<1>(v1));
+      s.Step(x, 2, ByteAsFloat<2>(v0), ByteAsFloat<2>(v1));
+      s.Step(x, 3, ByteAsFloat<3>(v0), ByteAsFloat<3>(v1));
     }
     s.Finish(a);
   }
@@ -287,17 +322,17 @@ struct GemmFloatPair {
     FloatSums<kRows> s, t;
     s.Start(a);
     t.Start(second);
-    const float* x = static_cast<const float*>(a.x);
+    XRows<float> x(a);
     const uint8_t* w = a.w[0];
     Ahead ahead(a);
     const ptrdiff_t other = a.w[1] - a.w[0], other_ahead = a.prefetch[1] - a.prefetch[0];
-    for (int k = 0; k < a.k; k += 4, w += kLineBytes, x += 4) {
+    for (int k = 0; k < a.k; k += 4, w += kLineBytes, x.Advance(4)) {
       _mm_prefetch(reinterpret_cast<const char*>(ahead.at + other_ahead), _MM_HINT_T1);
       ahead.Fetch();
       const __m256i v0 = Load32(w), v1 = Load32(w + 32), u0 = Load32(w + other), u1 = Load32(w + other + 32);
       const auto step = [&]<int kByte>() __attribute__((always_inline)) {
-        s.Step(a, x + kByte, ByteAsFloat<kByte>(v0), ByteAsFloat<kByte>(v1));
-        t.Step(a, x + kByte, ByteAsFloat<kByte>(u0), ByteAsFloat<kByte>(u1));
+        s.Step(x, kByte, ByteAsFloat<kByte>(v0), ByteAsFloat<kByte>(v1));
+        t.Step(x, kByte, ByteAsFloat<kByte>(u0), ByteAsFloat<kByte>(u1));
       };
       step.template operator()<0>();
       step.template operator()<1>();
@@ -332,13 +367,15 @@ struct GemmFloats {
   static void Run(const GemmArgs& a) {
     FloatSums<kRows> s;
     s.Start(a);
-    const float* x = static_cast<const float*>(a.x);
+    XRows<float> x(a);
     const float* w = reinterpret_cast<const float*>(a.w[0]);
     Ahead ahead(a);
-    const int steps = (a.k + 3) / 4 * 4;
-    for (int k = 0; k < steps; ++k, w += kPanelColumns, ++x) {
-      if (k % 4 == 0) ahead.Fetch();
-      s.Step(a, x, _mm256_loadu_ps(w), _mm256_loadu_ps(w + 8));
+    for (int k = 0; k < a.k; k += 4, w += kLineBytes, x.Advance(4)) {
+      ahead.Fetch();
+#pragma GCC unroll 4
+      for (int at = 0; at < 4; ++at) {
+        s.Step(x, at, _mm256_loadu_ps(w + at * kPanelColumns), _mm256_loadu_ps(w + at * kPanelColumns + 8));
+      }
     }
     s.Finish(a);
   }

@@ -48,12 +48,16 @@ struct GemmFixed {
     for (int i = 0; i < kRows; ++i) {
       sums.c[i][0] = vmlal_lane_s16(sums.c[i][0], vget_low_s16(low), x[i], kLane);
       sums.c[i][1] = vmlal_high_lane_s16(sums.c[i][1], low, x[i], kLane);
+      InRegister(sums.c[i][0]);
+      InRegister(sums.c[i][1]);
     }
     const int16x8_t high = vmovl_high_s8(weights);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
       sums.c[i][2] = vmlal_lane_s16(sums.c[i][2], vget_low_s16(high), x[i], kLane);
       sums.c[i][3] = vmlal_high_lane_s16(sums.c[i][3], high, x[i], kLane);
+      InRegister(sums.c[i][2]);
+      InRegister(sums.c[i][3]);
     }
   }
 };

@@ -37,6 +37,8 @@ struct GemmInt8 {
         for (int i = 0; i < kRows; ++i) {
           pairs[i][j][0] = vpadalq_s16(pairs[i][j][0], vmull_s8(vget_low_s8(b), vget_low_s8(four[i])));
           pairs[i][j][1] = vpadalq_s16(pairs[i][j][1], vmull_high_s8(b, four[i]));
+          InRegister(pairs[i][j][0]);
+          InRegister(pairs[i][j][1]);
         }
         LoadsStayHere();
       }
@@ -127,7 +129,10 @@ struct FloatSums {
     for (int i = 0; i < kRows; ++i) {
       const float32x4_t v = vld1q_dup_f32(x + i * a.x_stride);
 #pragma GCC unroll 4
-      for (int j = 0; j < kQuarters; ++j) c[i][j] = vfmaq_f32(c[i][j], v, b[j]);
+      for (int j = 0; j < kQuarters; ++j) {
+        c[i][j] = vfmaq_f32(c[i][j], v, b[j]);
+        InRegister(c[i][j]);
+      }
     }
     LoadsStayHere();
   }

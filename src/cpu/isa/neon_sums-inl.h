@@ -27,6 +27,10 @@ inline void FetchToWiden(const uint8_t* line) { __builtin_prefetch(line + kPrefe
 /// accumulators on the stack.
 inline void LoadsStayHere() { asm volatile("" ::: "memory"); }
 
+/// The compiler must have `sum` in a register here.
+template <class Vector>
+inline void InRegister(Vector& sum) { asm volatile("" : "+w"(sum)); }
+
 /// Four k of a row, once per column of a register.
 inline int8x16_t Broadcast4(const int8_t* p) {
   int32_t v;

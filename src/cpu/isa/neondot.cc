@@ -75,20 +75,20 @@ struct GemmInt4 {
 #pragma GCC unroll 4
       for (int j = 0; j < kQuarters; ++j) {
         const uint8x16_t nibbles = LoadNibbles(w + 16 * j);
-        int8x16_t low = LowNibbles(nibbles), high = HighNibbles(nibbles);
-        asm("" : "+w"(high));
+        const int8x16_t low = LowNibbles(nibbles), high = HighNibbles(nibbles);
 #pragma GCC unroll 8
         for (int i = 0; i < kRows; ++i) {
           int32x4_t& c = sums.c[i][j];
           c = i % 2 ? vdotq_laneq_s32(c, low, v[i / 2], 2) : vdotq_laneq_s32(c, low, v[i / 2], 0);
+          InRegister(c);
         }
 #pragma GCC unroll 8
         for (int i = 0; i < kRows; ++i) {
           int32x4_t& c = sums.c[i][j];
           c = i % 2 ? vdotq_laneq_s32(c, high, v[i / 2], 3) : vdotq_laneq_s32(c, high, v[i / 2], 1);
+          InRegister(c);
         }
         LoadsStayHere();
-        LoadsStayHere();  // and the asm above, by trial: clang 14 98 -> 88 instructions for 6 rows, 1 sum on the stack, not 3
       }
     }
     Finish(sums, a, slice);
