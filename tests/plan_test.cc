@@ -144,7 +144,7 @@ void ExpectMemory(const Problem& p, const Plan& plan) {
     const auto bytes = [](int64_t count, int64_t size) { return static_cast<size_t>(count * size); };
     const int64_t lines = (b.k_block + line_k - 1) / line_k;
     const int64_t acc_rows =
-        b.k_block < p.k ? int64_t{b.padded_rows} * plan.span : std::min(b.padded_rows, StripRows(b));
+        b.k_block < p.k ? int64_t{b.padded_rows} * plan.span : std::min(b.padded_rows, b.strip_rows);
     const bool split = b.tasks > 1 && swiglu;
     ASSERT_EQ(b.results >= 0, split);
     ASSERT_EQ(b.row_max >= 0, split);

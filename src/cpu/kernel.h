@@ -135,14 +135,14 @@ struct StripArgs {
   uint32_t* row_max;     // kSwigluQuant: running maximum of bits |s| per real row
 };
 
-/// Rows of a strip in transposed x: few are worth a narrow form.
+/// Rows of a strip in transposed x: few are worth a narrow form, and one stays in L1 beside the weights that pass.
 inline constexpr int kFewRows = 8, kManyRows = 64;
 
 /// acc[i * kPairColumns + c] += sum over the list's entries (k, c) of x[i][k] * residue, modulo 2^32.
 struct ResidualArgs {
   PanelPromise promise;
   const int8_t* x;  // [k][width]
-  int width;        // kFewRows or kManyRows
+  int width;        // 1, kFewRows or kManyRows
   int rows;
   int64_t k;
   int32_t* acc;     // of the panel

@@ -65,6 +65,13 @@ double Cost(const Problem& p, int64_t rows) {
   return std::max(pack * bytes / kBytesPerNs, weights * static_cast<double>(rows) / kMacsPerNs);
 }
 
+/// See RowBlock::strip_rows.
+int StripRows(const RowBlock& block) {
+  int step = block.kernel->tile_m;
+  for (const Kernel* kernel : block.by_certificate) step = std::lcm(step, kernel->tile_m);
+  return kManyRows / step * step;
+}
+
 void AddBlocks(const Problem& p, const RowRange& range, const Caches& caches, Plan& plan) {
   const int64_t group_rows = range.end - range.begin;
   const int64_t most = BlockRows(p, plan.isa, group_rows, caches) - (plan.assist_row ? 1 : 0);
@@ -85,6 +92,7 @@ void AddBlocks(const Problem& p, const RowRange& range, const Caches& caches, Pl
                                        : block.kernel;
       block.pairs_together = block.pairs_together || block.by_certificate[c]->panels == 2;
     }
+    block.strip_rows = StripRows(block);
     block.padded_rows = static_cast<int>(RoundUp(block.packed_rows, block.kernel->row_step));
     block.k_block = KBlockOf(p, *block.kernel, block.packed_rows);
     block.tasks = 1;
@@ -227,7 +235,7 @@ void LayOutScratch(const Problem& p, Plan& plan) {
   ScratchLayout need;
   for (const RowBlock& b : plan.blocks) {
     const Kernel& kernel = *b.kernel;
-    const int64_t strip = std::min<int64_t>(StripRows(b), b.padded_rows);
+    const int64_t strip = std::min<int64_t>(b.strip_rows, b.padded_rows);
     const int64_t spans = b.meanwhile ? 2 : 1;  // one being multiplied, one being finished
     const int64_t acc_rows = b.k_block < p.k || b.meanwhile ? spans * plan.span * b.padded_rows : strip;
     const int64_t lines = CeilDiv(b.k_block, LineK(p.w.dtype)) + 1;
@@ -236,7 +244,7 @@ void LayOutScratch(const Problem& p, Plan& plan) {
     };
     raise(need.packed_x, b.padded_rows * PackedStride(p.k, kernel) * kernel.x_bytes);
     if (const Kernel* certified = CertifiedKernel(b)) {
-      const int64_t strips = CeilDiv(b.packed_rows, StripRows(b));
+      const int64_t strips = CeilDiv(b.packed_rows, b.strip_rows);
       raise(need.certified_x, b.packed_rows * PackedStride(p.k, *certified) * certified->x_bytes);
       raise(need.transposed_x, strips * p.k * TransposedWidth(b));
       raise(need.residual_sums, int64_t{kPanelColumns} * kManyRows * 4);
@@ -278,12 +286,6 @@ const Kernel* CertifiedKernel(const RowBlock& block) {
     if (kernel->needs != Certificate::kNone) return kernel;
   }
   return nullptr;
-}
-
-int StripRows(const RowBlock& block) {
-  int step = block.kernel->tile_m;
-  for (const Kernel* kernel : block.by_certificate) step = std::lcm(step, kernel->tile_m);
-  return kManyRows / step * step;
 }
 
 int64_t PackedStride(int64_t k, const Kernel& kernel) {

@@ -24,6 +24,7 @@ struct RowBlock {
   const Kernel* kernel;                           // of panels without a certificate
   const Kernel* by_certificate[kCertificates];    // what panels with one get; `kernel` where it is no use
   bool pairs_together;      // a kernel takes both panels of a pair: the lesser certificate counts
+  int strip_rows;           // whole tiles of all its kernels, at most 64 rows, whose accumulators fit L1
   int64_t k_block;          // k elements per pass over the block's strips: whole slices, or a part of one
   bool meanwhile;           // rows of a span of pairs are finished while the next span is multiplied, by whose kernels
   int tasks;                // 1: whole, results stay in the worker's scratch; more: split over pairs
@@ -101,13 +102,12 @@ inline constexpr int kScalePairs = 4;
 /// Rows of kPairColumns values that a pair's stages may need: int bias, assist, d, smooth, offset, bias.
 inline constexpr int kColumnRows = 6;
 
-/// Rows that a strip of the block takes: whole tiles of all its kernels, at most 64, whose accumulators fit L1.
-int StripRows(const RowBlock& block);
-
 /// Some kernel of the block that wants a certificate, or null. All of them read x in one form.
 const Kernel* CertifiedKernel(const RowBlock& block);
 
 /// Width of transposed x (kernel.h) and its strips.
-inline int TransposedWidth(const RowBlock& block) { return block.packed_rows <= kFewRows ? kFewRows : kManyRows; }
+inline int TransposedWidth(const RowBlock& block) {
+  return block.packed_rows == 1 ? 1 : block.packed_rows <= kFewRows ? kFewRows : kManyRows;
+}
 
 }  // namespace qgmm::cpu

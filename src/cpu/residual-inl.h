@@ -35,6 +35,10 @@ inline void TransposeEight(const Bytes16 (&row)[8], int count, int width, int8_t
 
 /// out[k * width + i] = x[i][k] for the rows of a strip, zeros behind them; x: packed bytes, + 128, padded to 64.
 void TransposeX(const uint8_t* x, int64_t x_stride, int rows, int width, int64_t k, int8_t* out) {
+  if (width == 1) {
+    for (int64_t i = 0; i < k; ++i) out[i] = static_cast<int8_t>(x[i] ^ 128);
+    return;
+  }
   for (int64_t k0 = 0; k0 < k; k0 += 16) {
     for (int i0 = 0; i0 < width; i0 += 8) {
       Bytes16 row[8];
@@ -64,7 +68,7 @@ inline void AddEntry(const int8_t* x, int value, int32_t* sum) {
   }
 }
 
-/// Few rows wait for x, which the weights have driven out of L1: it is fetched some entries early.
+/// Several rows wait for x, which the weights have driven out of L1: it is fetched some entries early.
 template <int kWidth>
 void AddResidualsOf(const ResidualArgs& a) {
   constexpr int kEntriesAhead = 8;
@@ -72,7 +76,9 @@ void AddResidualsOf(const ResidualArgs& a) {
   for (int e = 0; e < a.promise.count; ++e) {
     const uint32_t residual = a.promise.At(e);
     if (ResidualK(residual) >= a.k) break;  // ascending; hostile bytes only
-    if (e + kEntriesAhead < a.promise.count) __builtin_prefetch(a.x + ResidualK(a.promise.At(e + kEntriesAhead)) * kWidth);
+    if (kWidth > 1 && e + kEntriesAhead < a.promise.count) {
+      __builtin_prefetch(a.x + ResidualK(a.promise.At(e + kEntriesAhead)) * kWidth);
+    }
     AddEntry<kWidth>(a.x + ResidualK(residual) * kWidth, ResidualValue(residual),
                      a.sums + ResidualColumn(residual) * kWidth);
   }
@@ -86,7 +92,7 @@ void AddResidualsOf(const ResidualArgs& a) {
 }
 
 void AddResiduals(const ResidualArgs& a) {
-  a.width == kFewRows ? AddResidualsOf<kFewRows>(a) : AddResidualsOf<kManyRows>(a);
+  a.width == 1 ? AddResidualsOf<1>(a) : a.width == kFewRows ? AddResidualsOf<kFewRows>(a) : AddResidualsOf<kManyRows>(a);
 }
 
 }  // namespace

@@ -19,7 +19,7 @@ uint32_t* Worker::RowMax(const RowBlock& b, int index) const {
 
 /// After the last stretch: what certified bytes lack. x is transposed when the first list of a block is met.
 void Worker::AddResiduals(const RowBlock& b, const PairLines& lines, int row, int rows) {
-  const int width = TransposedWidth(b), strip = StripRows(b);
+  const int width = TransposedWidth(b), strip = b.strip_rows;
   int8_t* transposed = At<int8_t>(plan_.scratch.transposed_x);
   for (int h = 0; h < 2; ++h) {
     const Kernel& kernel = *lines.kernel[h];
