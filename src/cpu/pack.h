@@ -32,6 +32,12 @@ void PassOn(const PackSpan& span, int64_t panel, int64_t line, int64_t lines, ui
 /// How many consecutive experts PackExperts should get at once: 1, unless their weights are neighbours in memory.
 int64_t ExpertsTogether(const Weights& weights);
 
+/// Panels that spans are multiples of, where there are enough of them.
+inline constexpr int64_t kSpanStep = 8;
+
+/// The most panels of so many experts that PackExperts should get at once.
+int64_t PanelsTogether(const Weights& weights, int64_t experts);
+
 /// PackPanels of consecutive experts, a span each: the same panels, all their lines.
 void PackExperts(const Weights& weights, const std::vector<PackSpan>& spans, const LineMakers& makers);
 
