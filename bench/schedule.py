@@ -5,9 +5,10 @@ import time
 FLOOR = 5  # timed calls of everybody, where time allows
 LATE = 3  # of rivals when it does not; ours keep the floor
 MOST_SECONDS = 5.0  # of timed calls of one case beyond the floor
-# A rival is left out of a case if, at the best rate it showed before, a call took this many times as long as ours, and so long:
-# torch's _int_mm reaches 0.4 GMAC/s on CPUs without VNNI, a call of the quick list 6 minutes.
-HOPELESS, HOPELESS_SECONDS = 30, 1.0
+# A rival is left out of a case if a call would take this many times as long as ours, and so many seconds, at the best rate it
+# showed before. More rows per expert are taken to raise that in proportion, up to so many times. torch's _int_mm reaches 0.4
+# GMAC/s on CPUs without VNNI: calls of the quick list would take up to 6 minutes.
+HOPELESS, HOPELESS_SECONDS, MOST_GROWTH = 20, 1.0, 8
 SPENT_APART = 0.4  # seconds of a case that no call takes: verdicts, tokens
 # Multiply-adds and bytes per second of one turn, all implementations one after the other, on two Zen 4 CPUs, and bytes of
 # weights per second of setting them up. Only their ratios matter: what is measured corrects them.
@@ -45,22 +46,21 @@ class Pace:
 
 
 class Rates:
-    """The most multiply-adds per second that every rival has shown."""
+    """Multiply-adds per second that every rival has shown, by rows per expert."""
 
     def __init__(self):
-        self.best = {}
+        self.seen = {}
 
-    def add(self, name, macs, seconds):
-        self.best[name] = max(self.best.get(name, 0.0), macs / seconds)
+    def add(self, name, case, seconds):
+        self.seen.setdefault(name, []).append((case.rows, case.macs / seconds))
 
-    def why_left_out(self, name, macs, our_seconds):
+    def why_left_out(self, name, case, our_seconds):
         """A sentence where a call would take hopelessly long; empty if not, or nobody knows."""
-        if not self.best.get(name):
+        hoped = max((rate * min(MOST_GROWTH, max(1, case.rows / rows)) for rows, rate in self.seen.get(name, ())), default=0)
+        if hoped == 0 or case.macs / hoped < max(HOPELESS_SECONDS, HOPELESS * our_seconds):
             return ""
-        seconds = macs / self.best[name]
-        if seconds < max(HOPELESS_SECONDS, HOPELESS * our_seconds):
-            return ""
-        return f"left out: a call would take {seconds:.1f} s at {self.best[name] / 1e9:.1f} GMAC/s, its best so far"
+        best = max(rate for _, rate in self.seen[name])
+        return f"left out: at least {case.macs / hoped:.1f} s a call; its best so far: {best / 1e9:.1f} GMAC/s"
 
 
 class Schedule:

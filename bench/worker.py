@@ -82,9 +82,9 @@ def first_calls(case, found, tokens, rates):
     candidates = []
     for implementation in found:
         ours = candidates[0].first if candidates else float("inf")
-        one = Candidate(implementation, tokens, rates.why_left_out(implementation.name, case.macs, ours))
+        one = Candidate(implementation, tokens, rates.why_left_out(implementation.name, case, ours))
         if not one.error:
-            rates.add(implementation.name, case.macs, one.first)
+            rates.add(implementation.name, case, one.first)
         candidates.append(one)
     return candidates
 

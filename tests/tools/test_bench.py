@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import judge
@@ -135,14 +136,19 @@ def test_bench_a_soft_limit_never_leaves_a_rival_out():
 
 
 def test_bench_leaves_out_rivals_that_would_take_hopelessly_long():
+    def case(rows, macs):
+        return types.SimpleNamespace(rows=rows, macs=macs)
+
     rates = schedule.Rates()
-    rates.add("slow", 6e8, 1.5)
-    rates.add("slow", 6e7, 1.5)  # the best rate counts
-    assert rates.why_left_out("new", 1e12, 0.01) == ""
-    assert rates.why_left_out("slow", 3.9e8, 0.001) == ""  # short
-    assert rates.why_left_out("slow", 1e10, 1.0) == ""  # we are slow, too
-    assert rates.why_left_out("slow", 1e10, 0.1) == "left out: a call would take 25.0 s at 0.4 GMAC/s, its best so far"
-    assert rates.why_left_out("slow", 0, 0.1) == ""  # quantisation has no multiply-adds
+    rates.add("slow", case(1, 6e8), 1.5)
+    rates.add("slow", case(1, 6e7), 1.5)  # the best rate counts
+    assert rates.why_left_out("new", case(1, 1e12), 0.01) == ""
+    assert rates.why_left_out("slow", case(1, 3.9e8), 0.001) == ""  # short
+    assert rates.why_left_out("slow", case(1, 1e10), 2.0) == ""  # we are slow, too
+    assert rates.why_left_out("slow", case(1, 1e10), 0.1) == "left out: at least 25.0 s a call; its best so far: 0.4 GMAC/s"
+    assert rates.why_left_out("slow", case(4, 1.6e10), 0.6) == ""  # four times the rows: perhaps four times as fast
+    assert rates.why_left_out("slow", case(64, 3.2e10), 0.4).startswith("left out: at least 10.0 s")  # but never 64 times
+    assert rates.why_left_out("slow", case(64, 0), 0.1) == ""  # quantisation has no multiply-adds
 
 
 def test_bench_a_hard_limit_ends_the_list_soon_after():
