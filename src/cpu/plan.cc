@@ -338,11 +338,12 @@ int WorthWorkers(const Problem& problem) {
 
 Plan MakePlan(const Problem& problem, const Context& context, const Topology& topology) {
   const Overlap overlap = ChosenOverlap();
-  std::string why;
-  int workers = WorkersFor(context, &why);
-  if (const int worth = WorthWorkers(problem); worth < workers && !WorkersForced(context)) {
-    workers = worth;
-    why = "a small call";
+  std::string why = "a small call";
+  int workers = WorthWorkers(problem);
+  if (workers > 1 || WorkersForced(context)) {  // else nobody is asked: a system call is a few per cent of a small one
+    const int most = WorkersFor(context, &why);
+    if (workers < most && !WorkersForced(context)) why = "a small call";
+    else workers = most;
   }
   Plan plan = MakePlan(problem, ChosenIsa(context.max_isa), workers, DetectCaches(), topology.nodes, overlap);
   plan.workers_why = plan.workers < workers ? "no more tasks than that" : why;
