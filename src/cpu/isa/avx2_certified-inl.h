@@ -83,5 +83,43 @@ struct GemmQuads {
   }
 };
 
+/// Both panels of a pair together: two streams of weights from memory instead of one. Two Zen 3 cores, one row, k 2048, n
+/// 2816: 17.1 -> 21.3 GB/s.
+template <int kRows, bool kQuads>
+struct CertifiedPair {
+  static void Run(const GemmArgs& a) {
+    constexpr int kLines = kQuads ? 2 : 1;
+    const GemmArgs second = SecondOf(a);
+    Sums<kRows> s = StartCertified<kRows>(a), t = StartCertified<kRows>(second);
+    const __m256i ones = _mm256_set1_epi16(1);
+    XRows<uint8_t> x(a);
+    const uint8_t* w = a.w[0];
+    const ptrdiff_t other = a.w[1] - a.w[0];
+    AheadOfPair ahead(a);
+    const auto add = [&](__m256i& sum, __m256i x0, __m256i x1, const uint8_t* half) __attribute__((always_inline)) {
+      __m256i products = _mm256_maddubs_epi16(x0, Load32(half));
+      if constexpr (kQuads) products = _mm256_add_epi16(products, _mm256_maddubs_epi16(x1, Load32(half + kLineBytes)));
+      sum = _mm256_add_epi32(sum, _mm256_madd_epi16(products, ones));
+    };
+    for (int k = 0; k < a.k; k += 4 * kLines, w += kLines * kLineBytes, x.Advance(4 * kLines)) {
+      for (int l = 0; l < kLines; ++l) ahead.Fetch();
+#pragma GCC unroll 2
+      for (int i = 0; i < kRows; ++i) {
+        const __m256i x0 = Broadcast4(x[i]), x1 = kQuads ? Broadcast4(x[i] + 4) : x0;
+        add(s.c[i][0], x0, x1, w);
+        add(s.c[i][1], x0, x1, w + 32);
+        add(t.c[i][0], x0, x1, w + other);
+        add(t.c[i][1], x0, x1, w + other + 32);
+      }
+    }
+    s.Finish(a);
+    t.Finish(second);
+  }
+};
+template <int kRows>
+using GemmPairsPair = CertifiedPair<kRows, false>;
+template <int kRows>
+using GemmQuadsPair = CertifiedPair<kRows, true>;
+
 }  // namespace
 }  // namespace qgmm::cpu

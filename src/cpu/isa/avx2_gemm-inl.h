@@ -60,6 +60,25 @@ struct Ahead {
   }
 };
 
+/// The same of both panels of a pair.
+struct AheadOfPair {
+  Ahead first;
+  ptrdiff_t other;
+  explicit AheadOfPair(const GemmArgs& a) : first(a), other(a.prefetch[1] - a.prefetch[0]) {}
+  void Fetch() {
+    _mm_prefetch(reinterpret_cast<const char*>(first.at + other), _MM_HINT_T1);
+    first.Fetch();
+  }
+};
+
+/// What a call with both panels of a pair says of the second one.
+inline GemmArgs SecondOf(const GemmArgs& a) {
+  GemmArgs second = a;
+  second.acc = static_cast<int32_t*>(a.acc) + kPanelColumns;  // fp32 sums are as wide
+  second.column_sums[0] = a.column_sums[1];
+  return second;
+}
+
 /// The accumulators of kRows rows x 16 columns, int32.
 template <int kRows>
 struct Sums {
@@ -114,6 +133,39 @@ struct GemmWide {
       }
     }
     sums.Finish(a);
+  }
+};
+
+/// Both panels of a pair together, as one row or two want it that wait for memory: see CertifiedPair.
+template <int kRows>
+struct GemmWidePair {
+  static void Run(const GemmArgs& a) {
+    const GemmArgs second = SecondOf(a);
+    Sums<kRows> s, t;
+    s.Start(a);
+    t.Start(second);
+    XRows<int16_t> x(a);
+    const uint8_t* w = a.w[0];
+    const ptrdiff_t other = a.w[1] - a.w[0];
+    AheadOfPair ahead(a);
+    for (int k = 0; k < a.k; k += 4, w += kLineBytes, x.Advance(4)) {
+      ahead.Fetch();
+      const auto add = [&](Sums<kRows>& sums, int half, const uint8_t* from) __attribute__((always_inline)) {
+        const __m256i v = Load32(from + 32 * half), even = EvenBytes(v), odd = OddBytes(v);
+#pragma GCC unroll 2
+        for (int i = 0; i < kRows; ++i) {
+          const __m256i products = _mm256_add_epi32(_mm256_madd_epi16(even, Broadcast4(x[i])),
+                                                    _mm256_madd_epi16(odd, Broadcast4(x[i] + 2)));
+          sums.c[i][half] = _mm256_add_epi32(sums.c[i][half], products);
+        }
+      };
+      add(s, 0, w);
+      add(s, 1, w);
+      add(t, 0, w + other);
+      add(t, 1, w + other);
+    }
+    s.Finish(a);
+    t.Finish(second);
   }
 };
 
@@ -317,17 +369,15 @@ struct GemmFloat {
 template <int kRows>
 struct GemmFloatPair {
   static void Run(const GemmArgs& a) {
-    GemmArgs second = a;
-    second.acc = static_cast<float*>(a.acc) + kPanelColumns;
+    const GemmArgs second = SecondOf(a);
     FloatSums<kRows> s, t;
     s.Start(a);
     t.Start(second);
     XRows<float> x(a);
     const uint8_t* w = a.w[0];
-    Ahead ahead(a);
-    const ptrdiff_t other = a.w[1] - a.w[0], other_ahead = a.prefetch[1] - a.prefetch[0];
+    AheadOfPair ahead(a);
+    const ptrdiff_t other = a.w[1] - a.w[0];
     for (int k = 0; k < a.k; k += 4, w += kLineBytes, x.Advance(4)) {
-      _mm_prefetch(reinterpret_cast<const char*>(ahead.at + other_ahead), _MM_HINT_T1);
       ahead.Fetch();
       const __m256i v0 = Load32(w), v1 = Load32(w + 32), u0 = Load32(w + other), u1 = Load32(w + other + 32);
       const auto step = [&]<int kByte>() __attribute__((always_inline)) {
