@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The table rows of AVX2; the loops are in avx2_gemm-inl.h, the stages are the shared ones over Avx2's vocabulary.
+// The table rows of AVX2; the loops are in avx2_*-inl.h, the stages are the shared ones over Avx2's vocabulary.
 #include "cpu/isa/avx2.h"
 
 #include "cpu/epilogue-inl.h"
 #include "cpu/isa/avx2_certified-inl.h"
 #include "cpu/isa/avx2_fixed-inl.h"
+#include "cpu/isa/avx2_float-inl.h"
 #include "cpu/isa/avx2_gemm-inl.h"
+#include "cpu/isa/avx2_int4-inl.h"
 #include "cpu/isa/avx2_lines-inl.h"
 #include "cpu/isa/tables.h"
 #include "cpu/pack_x-inl.h"
@@ -48,8 +50,12 @@ constexpr Kernel kAvx2Quads = {.name = "avx2_quads", .isa = Isa::kAvx2, .product
                                .ahead_bytes_of_one = kAheadOfOne, .x_bytes = 1, .row_sums = false,
                                .pack_x = PackXUnsigned, .widened_bytes = 0, .widen = nullptr,
                                .gemm = ForRows<4, GemmQuads>};
+constexpr Kernel kAvx2Int4Pair = {.name = "avx2_int4_pair", .isa = Isa::kAvx2, .product = Product::kInt4, .panels = 2,
+                                  .tile_m = 2, .min_rows = 1, .slice_step = 8, .k_block = 0, .x_bytes = 1,
+                                  .row_sums = true, .folds = true, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
+                                  .gemm = ForRows<2, GemmInt4Pair>};
 constexpr Kernel kAvx2Int4 = {.name = "avx2_int4", .isa = Isa::kAvx2, .product = Product::kInt4,
-                              .tile_m = 4, .min_rows = 1, .slice_step = 8, .k_block = 0, .x_bytes = 1,
+                              .tile_m = 4, .min_rows = 3, .slice_step = 8, .k_block = 0, .x_bytes = 1,
                               .row_sums = true, .folds = true, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
                               .gemm = ForRows<4, GemmInt4>};
 constexpr Kernel kAvx2Float = {.name = "avx2_float", .isa = Isa::kAvx2, .product = Product::kFloat,

@@ -100,11 +100,13 @@ struct CertifiedPair {
       __m256i products = _mm256_maddubs_epi16(x0, Load32(half));
       if constexpr (kQuads) products = _mm256_add_epi16(products, _mm256_maddubs_epi16(x1, Load32(half + kLineBytes)));
       sum = _mm256_add_epi32(sum, _mm256_madd_epi16(products, ones));
+      SumSoFar(sum);
     };
     for (int k = 0; k < a.k; k += 4 * kLines, w += kLines * kLineBytes, x.Advance(4 * kLines)) {
       for (int l = 0; l < kLines; ++l) ahead.Fetch();
 #pragma GCC unroll 2
       for (int i = 0; i < kRows; ++i) {
+        ReadAgain(w);
         const __m256i x0 = Broadcast4(x[i]), x1 = kQuads ? Broadcast4(x[i] + 4) : x0;
         add(s.c[i][0], x0, x1, w);
         add(s.c[i][1], x0, x1, w + 32);
