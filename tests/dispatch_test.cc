@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cpu/kernel.h"
@@ -44,20 +45,27 @@ TEST(ChooseKernel, ScalarForOddSlicesAndOldMachines) {
 #if defined(__x86_64__)
 TEST(ChooseKernel, Avx2ByRows) {
   if (!HasIsa(Isa::kAvx2)) GTEST_SKIP() << "not run: this machine has no avx2";
-  EXPECT_STREQ(ChooseKernel(Product::kInt8, 3, 3, 1, Isa::kAvx2).name, "avx2_wide");
+  EXPECT_STREQ(ChooseKernel(Product::kInt8, 3, 3, 2, Isa::kAvx2).name, "avx2_wide_pair");
+  EXPECT_STREQ(ChooseKernel(Product::kInt8, 3, 3, 3, Isa::kAvx2).name, "avx2_wide");
   EXPECT_STREQ(ChooseKernel(Product::kInt8, 300, 1200, 256, Isa::kAvx2).name, "avx2_wide_unpacked");
-  EXPECT_STREQ(ChooseKernel(Product::kInt4, 8, 64, 1, Isa::kAvx2).name, "avx2_int4");
+  EXPECT_STREQ(ChooseKernel(Product::kInt4, 8, 64, 2, Isa::kAvx2).name, "avx2_int4_pair");
   EXPECT_STREQ(ChooseKernel(Product::kInt4, 64, 64, 256, Isa::kAvx2).name, "avx2_int4");
+  for (const auto& [promise, name] : {std::pair(Certificate::kPairs, "avx2_pairs"), std::pair(Certificate::kQuads, "avx2_quads")}) {
+    EXPECT_EQ(ChooseKernel(Product::kInt8, 64, 64, 2, Isa::kAvx2, promise).name, std::string(name) + "_pair");
+    EXPECT_STREQ(ChooseKernel(Product::kInt8, 64, 64, 3, Isa::kAvx2, promise).name, name);
+  }
   EXPECT_STREQ(ChooseKernel(Product::kFloat, 7, 7, 2, Isa::kAvx2).name, "avx2_float_pair");
   EXPECT_STREQ(ChooseKernel(Product::kFloat, 7, 7, 3, Isa::kAvx2).name, "avx2_float");
-  EXPECT_STREQ(ChooseKernel(Product::kFloat, 7, 7, 256, Isa::kAvx2).name, "avx2_float_unpacked");
-  EXPECT_STREQ(ChooseKernel(Product::kFixed16, kFixedSlice, 7, 1, Isa::kAvx2).name, "avx2_fixed");
+  EXPECT_STREQ(ChooseKernel(Product::kFloat, 7, 7, 17, Isa::kAvx2).name, "avx2_float");
+  EXPECT_STREQ(ChooseKernel(Product::kFloat, 7, 7, 18, Isa::kAvx2).name, "avx2_float_unpacked");
+  EXPECT_STREQ(ChooseKernel(Product::kFixed16, kFixedSlice, 7, 2, Isa::kAvx2).name, "avx2_fixed_pair");
+  EXPECT_STREQ(ChooseKernel(Product::kFixed16, kFixedSlice, 7, 3, Isa::kAvx2).name, "avx2_fixed");
   EXPECT_STREQ(ChooseKernel(Product::kFixed16, kFixedSlice, 7168, 256, Isa::kAvx2).name, "avx2_fixed_unpacked");
 }
 
 TEST(ChooseKernel, AvxVnniInt8TakesInt8Only) {
   if (!HasIsa(Isa::kAvxVnniInt8)) GTEST_SKIP() << "not run: this machine has no avxvnniint8";
-  for (const int64_t rows : {1, 100}) {
+  for (const int64_t rows : {3, 100}) {
     EXPECT_STREQ(ChooseKernel(Product::kInt8, 64, 128, rows, Isa::kAvxVnniInt8).name, "avxvnniint8_int8");
     EXPECT_STREQ(ChooseKernel(Product::kInt8, 3, 9, rows, Isa::kAvxVnniInt8).name, "scalar_int8");
     const Kernel& int4 = ChooseKernel(Product::kInt4, 64, 128, rows, Isa::kAvxVnniInt8);
