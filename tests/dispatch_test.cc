@@ -50,7 +50,8 @@ TEST(ChooseKernel, Avx2ByRows) {
   EXPECT_STREQ(ChooseKernel(Product::kInt8, 300, 1200, 256, Isa::kAvx2).name, "avx2_wide_unpacked");
   EXPECT_STREQ(ChooseKernel(Product::kInt4, 8, 64, 2, Isa::kAvx2).name, "avx2_int4_pair");
   EXPECT_STREQ(ChooseKernel(Product::kInt4, 64, 64, 256, Isa::kAvx2).name, "avx2_int4");
-  for (const auto& [promise, name] : {std::pair(Certificate::kPairs, "avx2_pairs"), std::pair(Certificate::kQuads, "avx2_quads")}) {
+  for (const auto& [promise, name] :
+       {std::pair(Certificate::kPairs, "avx2_pairs"), std::pair(Certificate::kQuads, "avx2_quads")}) {
     EXPECT_EQ(ChooseKernel(Product::kInt8, 64, 64, 2, Isa::kAvx2, promise).name, std::string(name) + "_pair");
     EXPECT_STREQ(ChooseKernel(Product::kInt8, 64, 64, 3, Isa::kAvx2, promise).name, name);
   }

@@ -5,6 +5,7 @@
 """
 
 import hashlib
+import itertools
 import json
 import sys
 
@@ -41,12 +42,12 @@ def calls():
                         (*args[:3], args[4]),
                         dict(x_scale=args[3], dequant_mode=mode, act_type=act_type, out_dtype=torch.float32),
                     )
-    for divisor in (2, 8):  # weights below 64 and 16: what the certificates kPairs and kQuads promise
-        args = list(cases.swiglu(rng, e=2, m=90, k=136, n=80))
+    for divisor, m in itertools.product((2, 8), (90, 2)):  # below 64 and 16: what the certificates kPairs and kQuads promise
+        args = list(cases.swiglu(rng, e=2, m=m, k=136, n=80))
         args[1] = torch.div(args[1], divisor, rounding_mode="trunc")
-        yield f"A certified {divisor}", qgmm.grouped_matmul_swiglu_quant, args, {}
+        yield f"A certified {divisor} {m} rows", qgmm.grouped_matmul_swiglu_quant, args, {}
         packed = qgmm.pack_weight(args[1], swiglu=True, certify=True)
-        yield f"A certified {divisor} packed", qgmm.grouped_matmul_swiglu_quant, (args[0], packed, *args[2:]), {}
+        yield f"A certified {divisor} {m} rows packed", qgmm.grouped_matmul_swiglu_quant, (args[0], packed, *args[2:]), {}
     for kind in (2, 3):
         args = cases.swiglu(rng, e=2, m=11, k=65, n=66)
         yield f"A fp8 {kind}", qgmm.grouped_matmul_swiglu_quant, args, dict(quant_dtype=kind)

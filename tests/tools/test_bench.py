@@ -214,7 +214,8 @@ def test_bench_a_layer_that_is_another_is_wrong():
 
 def test_bench_every_kernel_has_the_roof_of_its_instruction():
     words = {"avx2_wide_unpacked": "vpmaddwd", "avx2_quads": "quads", "avx2_pairs": "pairs", "avx2_int4": "vpmaddubsw",
-             "avx2_float": "vfmadd", "avx2_wide_pair": "vpmaddwd", "avx2_quads_pair": "quads", "avx512vnni_int8": "vpdpbusd512", "avx512vnni_float": "vfmadd512",
+             "avx2_float": "vfmadd", "avx2_wide_pair": "vpmaddwd", "avx2_quads_pair": "quads",
+             "avx512vnni_int8": "vpdpbusd512", "avx512vnni_float": "vfmadd512",
              "avxvnni_int8": "vpdpbusd256", "avxvnniint8_int8": "vpdpbusd256", "amx_int8": "tdpbusd", "neon_int8": ""}
     assert {name: roof.instruction(name) for name in words} == words
 
