@@ -7,6 +7,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "cpu/prefetch.h"
+
 namespace qgmm::cpu {
 
 /// to[i] = from[i * stride] for i < count. Reads no byte beyond the first and the last element.
@@ -68,12 +70,10 @@ struct Across {
 
   /// Fetches what follows elements [first, first + elements) by `ahead`; `bytes` of an element.
   void Fetch(int64_t first, int64_t elements, int64_t bytes) const {
-    for (int64_t j = first; j < first + elements; ++j) {
-      const uint8_t* const start = from + j * stride * bytes + ahead;
-      for (int64_t b = 0; b < neighbours * across * bytes; b += kLine) __builtin_prefetch(start + b);
-    }
+    const uint8_t* const start = from + first * stride * bytes + ahead;
+    if (neighbours * across >= std::abs(stride)) return FetchRange(start, elements * stride * bytes);  // every line once
+    for (int64_t j = 0; j < elements; ++j) FetchRange(start + j * stride * bytes, neighbours * across * bytes);
   }
-  static constexpr int64_t kLine = 64;
 };
 
 /// 16 x 16 bytes: to[Row(i) * to_stride + j] = from[j * stride + Row(i)], Row(i) i below 8 and i + gap - 8 from there on.

@@ -135,7 +135,7 @@ PackedWeight Pack(const Weights& w, int64_t residual_capacity, uint8_t* out, Con
   const bool stream = Streams(header.bytes, out);  // if memory is where it ends
   const int team = WorkersFor(context, nullptr);
   const int64_t together = ExpertsTogether(w), sets = (w.e + together - 1) / together;
-  const int64_t each = w.e * panels / (kSpansPerWorker * team), most = together > 1 ? PanelsTogether(w, together) : kMostPanels;
+  const int64_t each = w.e * panels / (kSpansPerWorker * team), most = together > 1 ? PanelsTogether(together) : kMostPanels;
   const int64_t wide = std::clamp<int64_t>(each / kSpanStep * kSpanStep, kSpanStep, most);
   const int workers = static_cast<int>(std::min<int64_t>(team, sets * ((panels + wide - 1) / wide)));
   const int nodes = NodesFor(topology.nodes, workers, panels / 2);

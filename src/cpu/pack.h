@@ -36,7 +36,7 @@ int64_t ExpertsTogether(const Weights& weights);
 inline constexpr int64_t kSpanStep = 8;
 
 /// The most panels of so many experts that PackExperts should get at once.
-int64_t PanelsTogether(const Weights& weights, int64_t experts);
+int64_t PanelsTogether(int64_t experts);
 
 /// PackPanels of consecutive experts, a span each: the same panels, all their lines.
 void PackExperts(const Weights& weights, const std::vector<PackSpan>& spans, const LineMakers& makers);
