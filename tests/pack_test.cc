@@ -332,11 +332,19 @@ TEST(Pack, AroundTheCaches) {
         if (makers.drain) makers.drain();
         ASSERT_EQ(0, std::memcmp(out, whole.data() + kHeaderBytes, size)) << Words(s) << ", " << Name(isa);
         std::fill(memory.begin(), memory.end(), 0xAB);
-        makers.copy(whole.data() + kHeaderBytes, panels * stride / kLineBytes, out);
+        makers.copy(whole.data() + kHeaderBytes, panels * stride / kLineBytes, out, kLineBytes);
         if (makers.drain) makers.drain();
         ASSERT_EQ(0, std::memcmp(out, whole.data() + kHeaderBytes, size)) << Words(s) << ", " << Name(isa);
         ASSERT_EQ(memory.size() - size, static_cast<size_t>(std::count(memory.data(), out, 0xAB) +
                                                             std::count(out + size, memory.data() + memory.size(), 0xAB)));
+        std::vector<uint8_t> apart(3 * 128 + 64, 0xAB), expected = apart;
+        uint8_t* const first = apart.data() + (64 - reinterpret_cast<uintptr_t>(apart.data()) % 64) % 64;
+        for (int i = 0; i < 3; ++i) {
+          std::memcpy(expected.data() + (first - apart.data()) + 96 * i, whole.data() + kHeaderBytes + 64 * i, 64);
+        }
+        makers.copy(whole.data() + kHeaderBytes, 3, first, 96);
+        if (makers.drain) makers.drain();
+        ASSERT_EQ(apart, expected) << Name(isa);
         ASSERT_EQ(0, std::memcmp(sums.data(), whole.data() + kHeaderBytes + size, sums.size() * 4)) << Words(s);
       }
     }

@@ -9,6 +9,9 @@
 #include "cpu/backend.h"
 #include "cpu/gather.h"
 #include "cpu/huge_pages.h"
+#include "cpu/kernel.h"
+#include "cpu/pack.h"
+#include "cpu/prefetch.h"
 #include "cpu/team.h"
 
 namespace qgmm::cpu {
@@ -16,6 +19,9 @@ namespace {
 
 constexpr int64_t kChunk = 512;  // of the inner axis
 constexpr int64_t kWorkersBytes = 256 << 10;  // 60 us of work
+
+constexpr int64_t kBytesAhead = 4096;
+constexpr int64_t kTileRows = 64;  // of plain, a cache line each
 
 /// What a task moves of one expert: all of `outer`, [first, end) of `inner`.
 struct Chunk {
@@ -117,6 +123,33 @@ void CopyNibbleTile(std::byte* plain, int64_t row_bytes, std::byte* storage, int
   }
 }
 
+/// Eight n and `rows` k of a block.
+void CopyNibbleRows(std::byte* plain, int64_t row_bytes, std::byte* storage, int64_t block_bytes, int64_t rows, bool to_nz) {
+  for (int64_t at = 0; at < rows; at += 32) {
+    const int64_t count = std::min<int64_t>(32, rows - at);
+    (count == 32 ? CopyNibbleTile<true> : CopyNibbleTile<false>)(plain + at * row_bytes, row_bytes, storage + at / 2, block_bytes,
+                                                                  count, to_nz);
+  }
+}
+
+/// 32 n and 32 k, from rows of k to rows of n: nibbles of two rows become bytes, and bytes are transposed.
+void TransposeNibbles(const std::byte* storage, int64_t block_bytes, std::byte* plain, int64_t row_bytes) {
+  Bytes16 even[16], odd[16];  // of even and of odd k: byte j of vector i is k 2 j (+ 1) of n 2 i and 2 i + 1
+  for (int i = 0; i < 16; ++i) {
+    Bytes16 low, high;
+    std::memcpy(&low, storage + 2 * i * block_bytes, sizeof(low));
+    std::memcpy(&high, storage + (2 * i + 1) * block_bytes, sizeof(high));
+    even[i] = (low & 15) | (high << 4);
+    odd[i] = (low >> 4) | (high & 0xF0);
+  }
+  TransposeBytes(even);
+  TransposeBytes(odd);
+  for (int j = 0; j < 16; ++j) {
+    std::memcpy(plain + 2 * j * row_bytes, &even[j], sizeof(even[j]));
+    std::memcpy(plain + (2 * j + 1) * row_bytes, &odd[j], sizeof(odd[j]));
+  }
+}
+
 /// int4, transposed: runs of k in the storage, runs of n in plain; n and c0 are whole words.
 void CopyNibblesAcross(const FractalNzBlocks& blocks, const Chunk& chunk, bool to_nz) {
   const int64_t k = chunk.outer, row_bytes = chunk.inner / 2, block_bytes = blocks.c0 / 2;
@@ -126,15 +159,85 @@ void CopyNibblesAcross(const FractalNzBlocks& blocks, const Chunk& chunk, bool t
       // Each row of plain is a page: a sixteenth of the rows' next cache lines at a time.
       std::byte* const next = chunk.plain + o * row_bytes + i / 2 + 64;
       for (int64_t kk = i / 8 % 16; kk < std::min(blocks.c0, k - o); kk += 16) __builtin_prefetch(next + kk * row_bytes, 1);
-      for (int64_t at = 0; at < blocks.c0 && o + at < k; at += 32) {
-        const int64_t count = std::min({int64_t{32}, blocks.c0 - at, k - o - at});
-        std::byte* const storage = block + i * block_bytes + at / 2;
-        std::byte* const plain = chunk.plain + (o + at) * row_bytes + i / 2;
-        (count == 32 ? CopyNibbleTile<true> : CopyNibbleTile<false>)(plain, row_bytes, storage, block_bytes, count, to_nz);
-      }
+      CopyNibbleRows(chunk.plain + o * row_bytes + i / 2, row_bytes, block + i * block_bytes, block_bytes,
+                     std::min(blocks.c0, k - o), to_nz);
     }
   }
 }
+
+/// From the storage to whole cache lines of plain, through a tile in L1: where they go to memory, pieces of 8 to 32 bytes would
+/// have it read their lines first. `bytes` of an element; nibbles: 1, and rows of half as many bytes.
+class Lines {
+ public:
+  Lines(const FractalNzBlocks& blocks, bool nibbles, int64_t bytes, const LineMakers& makers)
+      : blocks_(blocks), nibbles_(nibbles), bytes_(bytes), makers_(makers) {}
+
+  /// Rows of plain are whole lines, and rows or columns of blocks fit a tile.
+  static bool Possible(const FractalNzBlocks& blocks, int64_t bytes, int64_t row_bytes) {
+    const bool fit = blocks.transposed ? bytes == 1 && blocks.c0 <= kTileRows : kLineBytes % (blocks.c0 * bytes) == 0;
+    return fit && row_bytes % kLineBytes == 0;
+  }
+
+  void Write(const Chunk& chunk) {
+    if (!blocks_.transposed) Rows(chunk);
+    else Columns(chunk, nibbles_ ? 2 : 1);
+  }
+
+ private:
+  void Rows(const Chunk& chunk) {
+    const int64_t row_bytes = chunk.outer * bytes_, piece = blocks_.c0 * bytes_;
+    const int64_t block_bytes = blocks_.inner_blocks * FractalNzBlocks::kRows * piece;
+    for (int64_t at = 0; at < row_bytes; at += kLineBytes) {
+      for (int64_t i = chunk.first; i < chunk.end; i += kTileRows) {
+        const int64_t rows = std::min(kTileRows, chunk.end - i);
+        for (int64_t p = 0; p < kLineBytes; p += piece) {
+          const auto* from = reinterpret_cast<const uint8_t*>(chunk.storage) + (at + p) / piece * block_bytes + i * piece;
+          FetchRange(from + kBytesAhead, rows * piece);
+          if (piece == 32) CopyPieces<32>(from, rows, tile_ + p);
+          else if (piece == kLineBytes) CopyPieces<kLineBytes>(from, rows, tile_ + p);
+          else for (int64_t r = 0; r < rows; ++r) std::memcpy(tile_ + r * kLineBytes + p, from + r * piece, static_cast<size_t>(piece));
+        }
+        makers_.copy(tile_, rows, reinterpret_cast<uint8_t*>(chunk.plain) + i * row_bytes + at, row_bytes);
+      }
+    }
+  }
+
+  void Columns(const Chunk& chunk, int64_t per_byte) {
+    const int64_t row_bytes = chunk.inner / per_byte, line = kLineBytes * per_byte, block_row = blocks_.c0 / per_byte;
+    for (int64_t o = 0; o < chunk.outer; o += blocks_.c0) {
+      const int64_t rows = std::min(blocks_.c0, chunk.outer - o);
+      std::byte* const block = chunk.storage + o / per_byte * blocks_.inner_blocks * FractalNzBlocks::kRows;
+      for (int64_t i = chunk.first; i < chunk.end; i += line) {
+        std::byte* const from = block + i * block_row;
+        FetchRange(reinterpret_cast<const uint8_t*>(from) + kBytesAhead, line * block_row);
+        if (nibbles_ && blocks_.c0 % 32 == 0) {
+          for (int64_t c = 0; c < line; c += 32) {
+            for (int64_t at = 0; at < rows; at += 32) {
+              TransposeNibbles(from + c * block_row + at / 2, block_row, Tile() + at * kLineBytes + c / 2, kLineBytes);
+            }
+          }
+        } else if (nibbles_) {
+          for (int64_t c = 0; c < line; c += 8) CopyNibbleRows(Tile() + c / 2, kLineBytes, from + c * block_row, block_row, rows, false);
+        } else {
+          CopyBytesAcross(Tile(), kLineBytes, from, blocks_.c0, rows, line, false);
+        }
+        makers_.copy(tile_, rows, reinterpret_cast<uint8_t*>(chunk.plain) + o * row_bytes + i / per_byte, row_bytes);
+      }
+    }
+  }
+
+  template <int kPiece>
+  static void CopyPieces(const uint8_t* from, int64_t rows, uint8_t* to) {
+    for (int64_t r = 0; r < rows; ++r) std::memcpy(to + r * kLineBytes, from + r * kPiece, kPiece);
+  }
+  std::byte* Tile() { return reinterpret_cast<std::byte*>(tile_); }
+
+  const FractalNzBlocks& blocks_;
+  const bool nibbles_;
+  const int64_t bytes_;
+  const LineMakers& makers_;
+  alignas(64) uint8_t tile_[kTileRows * kLineBytes];
+};
 
 }  // namespace
 
@@ -157,17 +260,23 @@ void ConvertFractalNz(FractalNzArgs args, bool to_nz, Context& context) {
   const int64_t chunks = (inner + kChunk - 1) / kChunk;
   const int64_t worth = std::clamp<int64_t>(e * plain_bytes / kWorkersBytes, 1, e * chunks);
   const int workers = static_cast<int>(std::min<int64_t>(worth, WorkersFor(context, nullptr)));
+  const bool lines = !to_nz && Lines::Possible(blocks, bytes, args.n * bytes / (nibbles ? 2 : 1));
+  const bool stream = reinterpret_cast<uintptr_t>(out) % kLineBytes == 0 && Streams(e * plain_bytes, out);
+  const LineMakers& makers = StagesFor(stream ? ChosenIsa(context.max_isa) : Isa::kScalar).lines;
   ParallelFor(context, workers, [&](int worker) {
+    Lines writer(blocks, nibbles, bytes, makers);
     for (int64_t i = e * chunks * worker / workers; i < e * chunks * (worker + 1) / workers; ++i) {
       const int64_t expert = i / chunks, first = i % chunks * kChunk;
       const Chunk chunk = {static_cast<std::byte*>(args.plain.data) + expert * plain_bytes,
                            static_cast<std::byte*>(args.storage.data) + expert * storage_bytes,
                            outer, inner, first, std::min(inner, first + kChunk)};
-      if (nibbles) CopyNibblesAcross(blocks, chunk, to_nz);
+      if (lines) writer.Write(chunk);
+      else if (nibbles) CopyNibblesAcross(blocks, chunk, to_nz);
       else if (bytes == 1) CopyElements<1>(blocks, chunk, to_nz);
       else if (bytes == 2) CopyElements<2>(blocks, chunk, to_nz);
       else CopyElements<4>(blocks, chunk, to_nz);
     }
+    if (lines && makers.drain) makers.drain();
   });
 }
 

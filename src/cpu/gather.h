@@ -11,9 +11,10 @@
 
 namespace qgmm::cpu {
 
+using Bytes16 = uint8_t __attribute__((vector_size(16)));
+
 /// to[i] = from[i * stride] for i < count. Reads no byte beyond the first and the last element.
 inline void GatherBytes(const uint8_t* from, int64_t stride, int64_t count, uint8_t* to) {
-  using Bytes16 = uint8_t __attribute__((vector_size(16)));
   using Shorts8 = uint16_t __attribute__((vector_size(16)));
   if (stride == 1) {
     std::memcpy(to, from, static_cast<size_t>(count));
@@ -76,25 +77,30 @@ struct Across {
   }
 };
 
-/// 16 x 16 bytes: to[Row(i) * to_stride + j] = from[j * stride + Row(i)], Row(i) i below 8 and i + gap - 8 from there on.
-inline void TransposeBytes(const uint8_t* from, int64_t stride, int64_t gap, uint8_t* to, int64_t to_stride) {
-  using Bytes16 = uint8_t __attribute__((vector_size(16)));
-  using Longs2 = uint64_t __attribute__((vector_size(16)));
-  Bytes16 rows[16], zipped[16];
-  for (int j = 0; j < 16; ++j) {
-    uint64_t low, high;
-    std::memcpy(&low, from + j * stride, 8);
-    std::memcpy(&high, from + j * stride + gap, 8);
-    rows[j] = reinterpret_cast<Bytes16>(Longs2{low, high});
-  }
+/// 16 x 16 bytes in place: byte j of row i becomes byte i of row j.
+inline void TransposeBytes(Bytes16 rows[16]) {
+  Bytes16 zipped[16];
   for (int round = 0; round < 4; ++round) {
     for (int i = 0; i < 8; ++i) {
       const Bytes16 a = rows[i], b = rows[i + 8];
       zipped[2 * i] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
       zipped[2 * i + 1] = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
     }
-    std::memcpy(rows, zipped, sizeof(rows));
+    std::memcpy(rows, zipped, sizeof(zipped));
   }
+}
+
+/// The same in memory: to[Row(i) * to_stride + j] = from[j * stride + Row(i)], Row(i) i below 8 and i + gap - 8 from there on.
+inline void TransposeBytes(const uint8_t* from, int64_t stride, int64_t gap, uint8_t* to, int64_t to_stride) {
+  using Longs2 = uint64_t __attribute__((vector_size(16)));
+  Bytes16 rows[16];
+  for (int j = 0; j < 16; ++j) {
+    uint64_t low, high;
+    std::memcpy(&low, from + j * stride, 8);
+    std::memcpy(&high, from + j * stride + gap, 8);
+    rows[j] = reinterpret_cast<Bytes16>(Longs2{low, high});
+  }
+  TransposeBytes(rows);
   for (int i = 0; i < 16; ++i) std::memcpy(to + (i < 8 ? i : i + gap - 8) * to_stride, &rows[i], 16);
 }
 

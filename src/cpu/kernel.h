@@ -175,7 +175,8 @@ using FindBrokenFn = int (*)(const uint8_t* lines, int groups, int steps, Broken
 struct LineMakers {
   LinesFn rows, columns, nibble_rows, nibble_columns;
   FindBrokenFn find_broken;
-  void (*copy)(const uint8_t* lines, int64_t count, uint8_t* out);  // around the caches; `out` is aligned to 32 bytes
+  // Around the caches, `stride` bytes from line to line; every one is aligned to 32 bytes.
+  void (*copy)(const uint8_t* lines, int64_t count, uint8_t* out, int64_t stride);
   void (*drain)();  // orders streamed lines before what follows; null: nothing is streamed. Once at the end: after every
                     // tile it cost a third of the speed
 };

@@ -167,8 +167,8 @@ inline int FindBroken(const uint8_t* lines, int groups, int steps, BrokenLanes* 
   return count;
 }
 
-inline void CopyLines(const uint8_t* lines, int64_t count, uint8_t* out) {
-  std::memcpy(out, lines, static_cast<size_t>(count * kLineBytes));
+inline void CopyLines(const uint8_t* lines, int64_t count, uint8_t* out, int64_t stride) {
+  for (int64_t i = 0; i < count; ++i) std::memcpy(out + i * stride, lines + i * kLineBytes, kLineBytes);
 }
 
 constexpr LineMakers kPortableLines = {LinesFromRows, LinesFromColumns, LinesFromNibbleRows, LinesFromNibbleColumns,

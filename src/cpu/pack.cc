@@ -16,7 +16,6 @@
 namespace qgmm::cpu {
 namespace {
 
-constexpr int64_t kSmallCache = 8 << 20;  // of machines that do not tell their L3
 // Panels packed together: wide spans read whole pages of [k, n], whose rows are pages apart.
 constexpr int64_t kMostPanels = 256;
 constexpr int kSpansPerWorker = 4;
@@ -93,11 +92,6 @@ struct Part {
   }
 };
 
-/// Whether so many bytes are written around the caches: if they exceed the last one, and start where that is possible.
-bool Streams(int64_t bytes, const uint8_t* out) {
-  return reinterpret_cast<uintptr_t>(out) % 32 == 0 && bytes > std::max(DetectCaches().l3, kSmallCache);
-}
-
 /// The span's only panel, from packed weights.
 void CertifyPanel(const PackedWeight& weight, const PanelPromise& promise, const PackSpan& span, const LineMakers& makers) {
   const uint8_t* const panel = PanelAt(weight, span.expert, span.first_panel);
@@ -113,6 +107,11 @@ void CertifyPanel(const PackedWeight& weight, const PanelPromise& promise, const
 }
 
 }  // namespace
+
+bool Streams(int64_t bytes, const void* out) {
+  constexpr int64_t kSmallCache = 8 << 20;  // of machines that do not tell their L3
+  return reinterpret_cast<uintptr_t>(out) % 32 == 0 && bytes > std::max(DetectCaches().l3, kSmallCache);
+}
 
 int64_t PackedBytes(const Weights& w, int64_t residual_capacity) {
   const Layout layout = w.dtype == DType::kInt4 ? Layout::kCpuInt4 : Layout::kCpuInt8;

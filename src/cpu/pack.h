@@ -23,6 +23,9 @@ struct PackSpan {
   bool deep = false;  // all lines of wide spans, from memory: rows are fetched a tile early
 };
 
+/// Whether so many bytes are written around the caches: if they exceed the last one, and start where that is possible.
+bool Streams(int64_t bytes, const void* out);
+
 /// Lines and columns beyond k and n hold zero weights.
 void PackPanels(const Weights& weights, const PackSpan& span, const LineMakers& makers);
 

@@ -219,7 +219,7 @@ class Neighbours {
 void PassOn(const PackSpan& span, int64_t panel, int64_t line, int64_t lines, uint8_t* stretch, const LineMakers& makers) {
   if (span.certifiers != nullptr) span.certifiers[panel].Take(stretch, lines);
   uint8_t* const out = span.out + panel * span.panel_stride + line * kLineBytes;
-  if (span.stream) makers.copy(stretch, lines, out);
+  if (span.stream) makers.copy(stretch, lines, out, kLineBytes);
   else std::memcpy(out, stretch, static_cast<size_t>(lines * kLineBytes));
 }
 

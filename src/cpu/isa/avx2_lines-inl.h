@@ -209,9 +209,11 @@ inline int FindBrokenAvx2(const uint8_t* lines, int groups, int steps, BrokenLan
   return steps == 2 ? FindBrokenOf<2>(lines, groups, found) : FindBrokenOf<1>(lines, groups, found);
 }
 
-inline void StreamLines(const uint8_t* lines, int64_t count, uint8_t* out) {
-  for (int64_t i = 0; i < 2 * count; ++i) {
-    _mm256_stream_si256(reinterpret_cast<__m256i*>(out + 32 * i), LoadBytes(lines + 32 * i));
+inline void StreamLines(const uint8_t* lines, int64_t count, uint8_t* out, int64_t stride) {
+  for (int64_t i = 0; i < count; ++i, lines += kLineBytes, out += stride) {
+    for (int half = 0; half < kLineBytes; half += 32) {
+      _mm256_stream_si256(reinterpret_cast<__m256i*>(out + half), LoadBytes(lines + half));
+    }
   }
 }
 
