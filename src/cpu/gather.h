@@ -121,6 +121,10 @@ inline void TransposeWords(const uint8_t* from, int64_t stride, uint8_t* to, int
 
 /// Every neighbour's elements made consecutive: those of neighbour i at to + i * to_stride. Of bytes, or words of four.
 inline void GatherAcross(const Across& a, uint8_t* to, int64_t to_stride, bool words) {
+  if (a.neighbours == 1) {
+    a.Fetch(0, a.count, words ? 4 : 1);
+    return words ? GatherWords(a.from, a.stride, a.count, to) : GatherBytes(a.from, a.stride, a.count, to);
+  }
   if (words && a.across == 1 && a.neighbours >= 4 && a.count >= 4) {
     for (int64_t j = 0; j < a.count; j += 4) {
       const int64_t column = std::min(j, a.count - 4);  // the last ones again: whole blocks only

@@ -122,12 +122,10 @@ class Neighbours {
     }
   }
 
-  static constexpr int64_t kNear = 16;  // bytes; farther elements are a cache line each, or nearly
-
   /// Fetches `count` elements of a row to come: of the next tile below, or, of far ones, each a line of its own, sooner.
   void FetchRow(const uint8_t* row, int64_t count) const {
     const int64_t bytes = int4_ ? 4 : 1, apart = source_.n_stride * bytes, down = source_.k_stride * bytes;
-    if (std::abs(apart) <= kNear) return FetchRange(row + kTileLines * line_k_ * down, apart * count);
+    if (std::abs(apart) <= kNearBytes) return FetchRange(row + kTileLines * line_k_ * down, apart * count);
     row += kRowsAhead * down;
     for (int64_t c = 0; c < count; ++c) FetchLine(row + c * apart);
   }
@@ -139,7 +137,7 @@ class Neighbours {
     const ptrdiff_t stride = kMaxLines * line_k_ * bytes, ahead = int4_ ? apart * count : kColumnsAhead * a->stride;
     for (int64_t run = 0; run < runs; ++run) {
       const uint8_t* from = a->source + run * a->stride;
-      if (std::abs(apart) <= kNear) FetchRange(from + ahead, apart * count);
+      if (std::abs(apart) <= kNearBytes) FetchRange(from + ahead, apart * count);
       if (int4_) GatherWords(from, source_.k_stride, count, staged_ + run * stride);
       else GatherBytes(from, source_.k_stride, count, staged_ + run * stride);
     }

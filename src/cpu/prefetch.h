@@ -10,6 +10,9 @@
 
 namespace qgmm::cpu {
 
+/// Elements so far apart share cache lines; farther ones are a line each, or nearly.
+inline constexpr int64_t kNearBytes = 16;
+
 /// Into L2: a core keeps few misses of L1 in flight, and what is fetched into L1 by the kilobyte drives out what is worked on.
 /// Rows of n took 1.4 to 1.7 times as long with L1 (two Zen 4 cores).
 inline void FetchLine(const uint8_t* p) { __builtin_prefetch(p, 0, 2); }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stacks in which the weights of different experts are neighbours, [k, n, e] permuted: an expert at a time, every cache line
-// would be read once per expert.
+// Stacks that are read in the order of memory, a stretch of k at a time, and packed from a copy in L2: the weights of different
+// experts are neighbours, [k, n, e] permuted (an expert at a time, every cache line would be read once per expert), or columns
+// are a few bytes apart (tile by tile, a row is a page for one or two cache lines: 0.7 to 0.9 of the speed, two Zen 4 cores).
 #include <algorithm>
 #include <cstdlib>
 #include <vector>
@@ -61,13 +62,22 @@ class Stretch {
   std::vector<uint8_t> memory_;
 };
 
+/// Up columns that start within a word would be shifted against the gate's.
+bool WholeWords(const Weights& w) { return w.dtype != DType::kInt4 || !w.paired || w.n / 2 % 8 == 0; }
+
+/// Elements along n are a few bytes apart, and next to nothing is nearer.
+bool NearRows(const Weights& w, const Weights::Plain& from) {
+  const int64_t apart = std::abs(from.n_stride), bytes = w.dtype == DType::kInt4 ? 4 : 1;
+  return apart > 1 && apart * bytes <= kNearBytes && apart < std::abs(from.k_stride) && WholeWords(w);
+}
+
 }  // namespace
 
 int64_t ExpertsTogether(const Weights& w) {
   if (!w.list.empty() || w.packed.given() || w.e < 2) return 1;
   const int64_t apart = std::abs(w.expert_stride), nearest = std::min(std::abs(w.plain.k_stride), std::abs(w.plain.n_stride));
   if (apart == 0 || apart >= nearest) return 1;
-  if (w.dtype == DType::kInt4 && w.paired && w.n / 2 % 8 != 0) return 1;  // up columns that start within a word
+  if (!WholeWords(w)) return 1;
   const int64_t sets = (w.e + kMostExperts - 1) / kMostExperts;
   return (w.e + sets - 1) / sets;
 }
@@ -77,7 +87,7 @@ int64_t PanelsTogether(int64_t experts) {
 }
 
 void PackExperts(const Weights& w, const std::vector<PackSpan>& spans, const LineMakers& makers) {
-  if (spans.size() == 1) return PackPanels(w, spans[0], makers);
+  if (spans.size() == 1 && !NearRows(w, w.Of(spans[0].expert))) return PackPanels(w, spans[0], makers);
   const int64_t experts = static_cast<int64_t>(spans.size());
   Stretch stretch(w, spans[0].panels, experts);
   for (int64_t line = 0; line < spans[0].lines; line += kStretchLines) {
