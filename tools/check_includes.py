@@ -15,7 +15,7 @@ ROOMS = {
     "reference": (r"src/reference.*|src/moe/.*", {"public", "core", "reference"}, r"[a-z_]+"),
     "ops": (r"src/ops\.cc", {"public", "core", "reference", "src/cpu/backend.h", "src/cuda/backend.h"}, r"[a-z_]+"),
     "isa": (r"src/cpu/isa/.*|src/cpu/.*-inl\.h",
-            {"isa", "src/problem.h", "src/numeric.h", "src/packed_format.h", "src/cpu/kernel.h", "src/cpu/kernels.inc",
+            {"isa", "src/problem.h", "src/numeric.h", "src/packed_format.h", "src/cpu/kernel.h", "src/cpu/kernels.inc", "src/cpu/prefetch.h",
              "include/qgmm/types.h"}, rf"[a-z_]+|{INTRINSICS}"),
     "cpu": (r"src/cpu/.*", {"public", "core", "cpu", "src/cpu/isa/tables.h"}, r"[a-z_]+|sched\.h|unistd\.h|sys/mman\.h"),
     "cuda": (r"src/cuda/.*", {"public", "core", "cuda"}, r"[a-z_]+|cuda.*"),

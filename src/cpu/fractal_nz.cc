@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <type_traits>
 
 #include "cpu/backend.h"
 #include "cpu/gather.h"
@@ -193,9 +194,8 @@ class Lines {
         for (int64_t p = 0; p < kLineBytes; p += piece) {
           const auto* from = reinterpret_cast<const uint8_t*>(chunk.storage) + (at + p) / piece * block_bytes + i * piece;
           FetchRange(from + kBytesAhead, rows * piece);
-          if (piece == 32) CopyPieces<32>(from, rows, tile_ + p);
-          else if (piece == kLineBytes) CopyPieces<kLineBytes>(from, rows, tile_ + p);
-          else for (int64_t r = 0; r < rows; ++r) std::memcpy(tile_ + r * kLineBytes + p, from + r * piece, static_cast<size_t>(piece));
+          if (piece == 32) CopyPieces(from, std::integral_constant<int64_t, 32>(), rows, tile_ + p);
+          else CopyPieces(from, piece, rows, tile_ + p);
         }
         makers_.copy(tile_, rows, reinterpret_cast<uint8_t*>(chunk.plain) + i * row_bytes + at, row_bytes);
       }
@@ -217,7 +217,9 @@ class Lines {
             }
           }
         } else if (nibbles_) {
-          for (int64_t c = 0; c < line; c += 8) CopyNibbleRows(Tile() + c / 2, kLineBytes, from + c * block_row, block_row, rows, false);
+          for (int64_t c = 0; c < line; c += 8) {
+            CopyNibbleRows(Tile() + c / 2, kLineBytes, from + c * block_row, block_row, rows, false);
+          }
         } else {
           CopyBytesAcross(Tile(), kLineBytes, from, blocks_.c0, rows, line, false);
         }
@@ -226,9 +228,10 @@ class Lines {
     }
   }
 
-  template <int kPiece>
-  static void CopyPieces(const uint8_t* from, int64_t rows, uint8_t* to) {
-    for (int64_t r = 0; r < rows; ++r) std::memcpy(to + r * kLineBytes, from + r * kPiece, kPiece);
+  /// `piece`: bytes, a constant for the usual width.
+  template <class Piece>
+  static void CopyPieces(const uint8_t* from, Piece piece, int64_t rows, uint8_t* to) {
+    for (int64_t r = 0; r < rows; ++r) std::memcpy(to + r * kLineBytes, from + r * piece, static_cast<size_t>(piece));
   }
   std::byte* Tile() { return reinterpret_cast<std::byte*>(tile_); }
 
