@@ -187,7 +187,8 @@ TEST(Pack, ExpertsThatAreNeighbours) {
                          Shape{16, 40, 320, DType::kInt8, true}, Shape{9, 70, 136, DType::kInt8, true},
                          Shape{130, 5, 48, DType::kInt8, false},
                          Shape{37, 70, 48, DType::kInt4, true}, Shape{17, 9, 272, DType::kInt4, false},
-                         Shape{16, 130, 24, DType::kInt4, true}}) {
+                         Shape{16, 130, 24, DType::kInt4, true},
+                         Shape{19, 20, 464, DType::kInt4, true}}) {
     const std::vector<int> values = RandomValues(s, 7);
     const int64_t e = s.e, k = s.k, n = Elements(s);
     const Owned contiguous = Tensor(s, values, {k * n, n, 1}, Edge::kBack);
@@ -201,6 +202,7 @@ TEST(Pack, ExpertsThatAreNeighbours) {
           ASSERT_EQ(UnpackedOf(FromBytes(bytes.data(), static_cast<int64_t>(bytes.size()))), BytesOf(contiguous)) << Words(s);
           ASSERT_EQ(bytes, expected)
               << Words(s) << ", strides " << strides[0] << ", " << strides[1] << ", " << strides[2];
+          ASSERT_EQ(bytes, PackedBytesOf(WeightsOf(s, tensor), 2, 0, capacity, static_cast<int>(Isa::kScalar))) << Words(s);
         }
       }
     }

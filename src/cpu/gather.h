@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "cpu/kernel.h"
 #include "cpu/prefetch.h"
 
 namespace qgmm::cpu {
@@ -105,7 +106,7 @@ inline void TransposeBytes(const uint8_t* from, int64_t stride, int64_t gap, uin
 }
 
 /// 4 x 4 words of four bytes: word j at to + i * to_stride = word i at from + j * stride, strides in bytes.
-inline void TransposeWords(const uint8_t* from, int64_t stride, uint8_t* to, int64_t to_stride) {
+inline void TransposeWords(const uint8_t* from, ptrdiff_t stride, uint8_t* to, ptrdiff_t to_stride) {
   using Words4 = uint32_t __attribute__((vector_size(16)));
   Words4 rows[4], zipped[4];
   for (int j = 0; j < 4; ++j) std::memcpy(&rows[j], from + j * stride, 16);
@@ -119,35 +120,13 @@ inline void TransposeWords(const uint8_t* from, int64_t stride, uint8_t* to, int
   for (int i = 0; i < 4; ++i) std::memcpy(to + i * to_stride, &rows[i], 16);
 }
 
-/// Every neighbour's elements made consecutive: those of neighbour i at to + i * to_stride. Of bytes, or words of four.
-inline void GatherAcross(const Across& a, uint8_t* to, int64_t to_stride, bool words) {
-  if (a.neighbours == 1) {
-    a.Fetch(0, a.count, words ? 4 : 1);
-    return words ? GatherWords(a.from, a.stride, a.count, to) : GatherBytes(a.from, a.stride, a.count, to);
-  }
-  if (words && a.across == 1 && a.neighbours >= 4 && a.count >= 4) {
-    for (int64_t j = 0; j < a.count; j += 4) {
-      const int64_t column = std::min(j, a.count - 4);  // the last ones again: whole blocks only
-      a.Fetch(column, 4, 4);
-      for (int64_t i = 0; i < a.neighbours; i += 4) {
-        const int64_t first = std::min(i, a.neighbours - 4);
-        TransposeWords(a.from + 4 * (column * a.stride + first), 4 * a.stride, to + first * to_stride + 4 * column, to_stride);
-      }
-    }
-    return;
-  }
-  if (words) {
-    for (int64_t j = 0; j < a.count; ++j) {
-      for (int64_t i = 0; i < a.neighbours; ++i) {
-        std::memcpy(to + i * to_stride + 4 * j, a.from + 4 * (j * a.stride + i * a.across), 4);
-      }
-    }
-    return;
-  }
+/// Every neighbour's elements made consecutive: those of neighbour i at to + i * to_stride.
+/// Out of line: within the walk over rows it had 0.8 to 0.9 of the speed (g++ 12, Zen 4).
+[[gnu::noinline]] inline void GatherBytesAcross(const Across& a, uint8_t* to, int64_t to_stride) {
   if (a.across == 1 && a.neighbours >= 8 && a.count >= 16) {
     const int64_t gap = std::min<int64_t>(8, a.neighbours - 8);  // 8 to 15 neighbours: some of them twice
     for (int64_t j = 0; j < a.count; j += 16) {
-      const int64_t column = std::min(j, a.count - 16);
+      const int64_t column = std::min(j, a.count - 16);  // the last ones again: whole blocks only
       a.Fetch(column, 16, 1);
       for (int64_t i = 0; i < a.neighbours; i += 16) {
         const int64_t first = std::max<int64_t>(0, std::min(i, a.neighbours - 16));
@@ -156,8 +135,38 @@ inline void GatherAcross(const Across& a, uint8_t* to, int64_t to_stride, bool w
     }
     return;
   }
+  if (a.neighbours == 1) {
+    a.Fetch(0, a.count, 1);
+    return GatherBytes(a.from, a.stride, a.count, to);
+  }
   for (int64_t i = 0; i < a.neighbours; ++i) {
     for (int64_t j = 0; j < a.count; ++j) to[i * to_stride + j] = a.from[j * a.stride + i * a.across];
+  }
+}
+
+/// The same of words of four bytes.
+[[gnu::noinline]] inline void GatherWordsAcross(const Across& a, uint8_t* to, int64_t to_stride, Transpose8Fn transpose8) {
+  if (const int64_t least = std::min(a.neighbours, a.count); a.across == 1 && least >= 4) {
+    const int64_t block = transpose8 && least >= 8 ? 8 : 4;
+    const Transpose8Fn transpose = block == 8 ? transpose8 : TransposeWords;
+    for (int64_t j = 0; j < a.count; j += block) {
+      const int64_t column = std::min(j, a.count - block);
+      a.Fetch(column, block, 4);
+      for (int64_t i = 0; i < a.neighbours; i += block) {
+        const int64_t first = std::min(i, a.neighbours - block);
+        transpose(a.from + 4 * (column * a.stride + first), 4 * a.stride, to + first * to_stride + 4 * column, to_stride);
+      }
+    }
+    return;
+  }
+  if (a.neighbours == 1) {
+    a.Fetch(0, a.count, 4);
+    return GatherWords(a.from, a.stride, a.count, to);
+  }
+  for (int64_t j = 0; j < a.count; ++j) {
+    for (int64_t i = 0; i < a.neighbours; ++i) {
+      std::memcpy(to + i * to_stride + 4 * j, a.from + 4 * (j * a.stride + i * a.across), 4);
+    }
   }
 }
 

@@ -30,7 +30,7 @@ class Stretch {
         memory_(static_cast<size_t>(experts * expert_bytes_)) {}
 
   /// The experts' plain weights of k [k, k + rows) and the span's columns, as weights of their own.
-  Weights Gather(const PackSpan& span, int64_t experts, int64_t k) {
+  Weights Gather(const PackSpan& span, int64_t experts, int64_t k, Transpose8Fn transpose8) {
     const int64_t width = w_.n / parts_ / PerElement(), first = span.first_panel / parts_ * kPanelColumns / PerElement();
     const int64_t columns = std::clamp<int64_t>(width - first, 0, part_columns_), rows = std::min(rows_, w_.k - k);
     const Weights::Plain from = w_.Of(span.expert);
@@ -40,8 +40,10 @@ class Stretch {
     for (int64_t r = 0; r < rows; ++r) {  // in the order of memory
       for (int64_t part = 0; part < parts_; ++part) {
         const int64_t at = (k + r) * from.k_stride + (part * width + first) * from.n_stride;
-        GatherAcross({source + at * ElementBytes(), from.n_stride, w_.expert_stride, columns, experts, ahead},
-                     memory_.data() + (r * row_ + part * columns) * ElementBytes(), expert_bytes_, int4_);
+        const Across across = {source + at * ElementBytes(), from.n_stride, w_.expert_stride, columns, experts, ahead};
+        uint8_t* const to = memory_.data() + (r * row_ + part * columns) * ElementBytes();
+        if (int4_) GatherWordsAcross(across, to, expert_bytes_, transpose8);
+        else GatherBytesAcross(across, to, expert_bytes_);
       }
     }
     Weights own;
@@ -91,7 +93,7 @@ void PackExperts(const Weights& w, const std::vector<PackSpan>& spans, const Lin
   const int64_t experts = static_cast<int64_t>(spans.size());
   Stretch stretch(w, spans[0].panels, experts);
   for (int64_t line = 0; line < spans[0].lines; line += kStretchLines) {
-    const Weights own = stretch.Gather(spans[0], experts, line * LineK(w.dtype));
+    const Weights own = stretch.Gather(spans[0], experts, line * LineK(w.dtype), makers.transpose8);
     for (int64_t x = 0; x < experts; ++x) {
       PackSpan span = spans[static_cast<size_t>(x)];
       span.expert = x, span.first_panel = 0, span.first_line = 0, span.deep = false;

@@ -105,8 +105,8 @@ inline void NibbleRows(const LinesArgs& args) {
   for (int p = 0; p < 4; ++p) AddSums<true>(sums + 2 * p, a.lines, a.sums[p]);
 }
 
-/// 8 columns of 32 bytes -> 8 half lines, kLineBytes apart.
-inline void Transpose8(const uint8_t* column, ptrdiff_t stride, uint8_t* out) {
+/// 8 x 8 words of four bytes: 8 columns, `stride` apart -> 8 rows, `out_stride` apart.
+inline void Transpose8(const uint8_t* column, ptrdiff_t stride, uint8_t* out, ptrdiff_t out_stride) {
   __m256i t[8], u[8];
   for (int i = 0; i < 4; ++i) {
     const __m256i v = LoadBytes(column + 2 * i * stride), w = LoadBytes(column + (2 * i + 1) * stride);
@@ -120,10 +120,10 @@ inline void Transpose8(const uint8_t* column, ptrdiff_t stride, uint8_t* out) {
     }
   }
   for (int i = 0; i < 4; ++i) {
-    auto* low = reinterpret_cast<__m256i*>(out + i * kLineBytes);
-    auto* high = reinterpret_cast<__m256i*>(out + (i + 4) * kLineBytes);
-    _mm256_store_si256(low, _mm256_permute2x128_si256(u[i], u[i + 4], 0x20));
-    _mm256_store_si256(high, _mm256_permute2x128_si256(u[i], u[i + 4], 0x31));
+    auto* low = reinterpret_cast<__m256i*>(out + i * out_stride);
+    auto* high = reinterpret_cast<__m256i*>(out + (i + 4) * out_stride);
+    _mm256_storeu_si256(low, _mm256_permute2x128_si256(u[i], u[i + 4], 0x20));
+    _mm256_storeu_si256(high, _mm256_permute2x128_si256(u[i], u[i + 4], 0x31));
   }
 }
 
@@ -138,7 +138,7 @@ inline void Columns(const LinesArgs& args) {
     for (int half = 0; half < 2; ++half) {
       for (int c = 0; c < 8; ++c) FetchLine(column + (8 * half + c) * a.stride + 256);
       for (int part = 0; part < 2; ++part) {
-        Transpose8(column + 8 * half * a.stride + 32 * part, a.stride, lines + 8 * part * kLineBytes + 32 * half);
+        Transpose8(column + 8 * half * a.stride + 32 * part, a.stride, lines + 8 * part * kLineBytes + 32 * half, kLineBytes);
       }
     }
     for (int i = 0; i < kColumnLines; ++i) {
@@ -227,7 +227,7 @@ void Drain() { _mm_sfence(); }
 constexpr LineMakers kAvx2Lines = {StoreOrStream<Rows<false>, Rows<true>>, StoreOrStream<Columns<false>, Columns<true>>,
                                    StoreOrStream<NibbleRows<false>, NibbleRows<true>>,
                                    StoreOrStream<NibbleColumns<false>, NibbleColumns<true>>, FindBrokenAvx2,
-                                   StreamLines, Drain};
+                                   Transpose8, StreamLines, Drain};
 
 }  // namespace
 }  // namespace qgmm::cpu
