@@ -21,7 +21,7 @@ namespace {
 constexpr int64_t kChunk = 512;  // of the inner axis
 constexpr int64_t kWorkersBytes = 256 << 10;  // 60 us of work
 
-constexpr int64_t kBytesAhead = 4096;
+constexpr int64_t kBytesAhead = 4096;  // that the storage is fetched early
 constexpr int64_t kTileRows = 64;  // of plain, a cache line each
 
 /// What a task moves of one expert: all of `outer`, [first, end) of `inner`.

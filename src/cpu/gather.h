@@ -136,7 +136,7 @@ inline void TransposeWords(const uint8_t* from, ptrdiff_t stride, uint8_t* to, p
     return;
   }
   if (a.neighbours == 1) {
-    a.Fetch(0, a.count, 1);
+    FetchRange(a.from + a.ahead, a.count * a.stride);
     return GatherBytes(a.from, a.stride, a.count, to);
   }
   for (int64_t i = 0; i < a.neighbours; ++i) {
@@ -160,7 +160,7 @@ inline void TransposeWords(const uint8_t* from, ptrdiff_t stride, uint8_t* to, p
     return;
   }
   if (a.neighbours == 1) {
-    a.Fetch(0, a.count, 4);
+    FetchRange(a.from + a.ahead, 4 * a.count * a.stride);
     return GatherWords(a.from, a.stride, a.count, to);
   }
   for (int64_t j = 0; j < a.count; ++j) {

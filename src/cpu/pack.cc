@@ -40,7 +40,7 @@ class Finisher {
       certifiers_[p].Start(PlaceOf(p), header_.residual_capacity, makers_.find_broken);
     }
     return {expert, first_panel, panels, 0, panel_bytes_ / kLineBytes, PlaceOf(0), panel_bytes_, sums_.data(), stream_,
-            certifiers_.empty() ? nullptr : certifiers_.data(), true};
+            certifiers_.empty() ? nullptr : certifiers_.data()};
   }
 
   /// What belongs to the span's panels beside their lines.

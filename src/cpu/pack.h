@@ -20,7 +20,7 @@ struct PackSpan {
   int32_t* sums = nullptr;  // [panels][16]: sums of these lines' weights per column; null: not asked for
   bool stream = false;      // write around the caches, where out and panel_stride allow
   PanelCertifier* certifiers = nullptr;  // [panels], which take the lines before they are written; null: not asked for
-  bool deep = false;  // all lines of wide spans, from memory: rows are fetched a tile early
+  bool far = true;  // rows come from memory: fetched a tile early
 };
 
 /// Whether so many bytes are written around the caches: if they exceed the last one, and start where that is possible.

@@ -96,7 +96,7 @@ void PackExperts(const Weights& w, const std::vector<PackSpan>& spans, const Lin
     const Weights own = stretch.Gather(spans[0], experts, line * LineK(w.dtype), makers.transpose8);
     for (int64_t x = 0; x < experts; ++x) {
       PackSpan span = spans[static_cast<size_t>(x)];
-      span.expert = x, span.first_panel = 0, span.first_line = 0, span.deep = false;
+      span.expert = x, span.first_panel = 0, span.first_line = 0, span.far = false;
       span.lines = std::min(kStretchLines, span.lines - line);
       span.out += line * kLineBytes;
       PackPanels(own, span, makers);
