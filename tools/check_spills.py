@@ -188,14 +188,11 @@ def can_make(isa: str, build: Path, compiler: str) -> bool:
             subprocess.run(probe, input=NEEDS[isa], text=True, capture_output=True, check=False).returncode == 0)
 
 
-GCC_ONLY = {"-fno-ipa-modref"}  # of CMakeLists.txt, which asks what the compiler is
-
-
 def compile_by(compiler: str, build: Path, source: str, to: Path) -> Path:
     """The object of `source`, by the command of `build` with another compiler."""
     entries = json.loads((build / "compile_commands.json").read_text())
     entry = next(entry for entry in entries if entry["file"].endswith(source) and "-DQGMM_VERSION" in entry["command"])
-    words = [word for word in shlex.split(entry["command"])[1:] if not word.startswith("-W") and word not in GCC_ONLY]
+    words = [word for word in shlex.split(entry["command"])[1:] if not word.startswith("-W")]
     out = to / f"{Path(source).name}.o"
     words[words.index("-o") + 1] = str(out)
     subprocess.run([compiler, *words], cwd=entry["directory"], check=True)

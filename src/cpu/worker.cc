@@ -11,6 +11,7 @@
 #include "cpu/certify.h"
 #include "cpu/columns.h"
 #include "cpu/pack.h"
+#include "cpu/prefetch.h"
 #include "numeric.h"
 
 namespace qgmm::cpu {
@@ -199,7 +200,7 @@ void Worker::SetPrefetch(const RowBlock& b, const Kernel& kernel, const PairLine
 void Worker::FetchNext(const RowBlock& b, const PairLines& lines) const {
   constexpr int kLines = 64;
   if (lines.next[0] == nullptr || b.packed_rows > lines.kernel[0]->tile_m) return;
-  for (int l = 0; l < kLines; ++l) __builtin_prefetch(lines.next[0] + l * kLineBytes, 0, 2);
+  for (int l = 0; l < kLines; ++l) FetchLine(lines.next[0] + l * kLineBytes);
 }
 
 /// The values per column of the span that begins at pair `first`. Returns the slot of its first pair: spans take turns where
