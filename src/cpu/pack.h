@@ -41,7 +41,8 @@ inline constexpr int64_t kSpanStep = 8;
 /// The most panels of so many experts that PackExperts should get at once.
 int64_t PanelsTogether(int64_t experts);
 
-/// PackPanels of consecutive experts, a span each: the same panels, all their lines.
+/// PackPanels of consecutive experts, a span each: the same panels, all their lines. What lies nearer along e than along k and
+/// n, or a few bytes apart along n, is read in the order of memory.
 void PackExperts(const Weights& weights, const std::vector<PackSpan>& spans, const LineMakers& makers);
 
 }  // namespace qgmm::cpu
