@@ -8,7 +8,7 @@ A process is named after the instructions that all libraries in it are capped at
 ATEN_CPU_CAPABILITY, MKL_ENABLE_INSTRUCTIONS, QGMM_MAX_ISA); "best" caps nothing. Without --process: what QGMM_MAX_ISA
 says, else best, and avx2 behind it in the full list. Inside a process qgmm, the rivals and the machine's own roofs take
 turns; a figure is the median, with the best behind it. A rival whose answer differs (sampled rows, all columns) is
-printed as wrong and no ratio is formed. "cold": one call reads more weights than 600 MB and than four last-level caches,
+printed as wrong and no ratio is formed. "cold": one call reads more weights than 600 MB and than the last-level cache holds,
 so they come from memory. Roof shares: of linear reads, or of register-only multiply-adds, whichever binds.
 """
 import argparse
@@ -16,6 +16,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -148,6 +149,11 @@ def run_worker(process, options, printer, seconds):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | CAPS[process]) as child:
         for line in child.stdout:
             printer.take(json.loads(line))
+    if child.returncode < 0:
+        print(f"process {process}: ended by {signal.Signals(-child.returncode).name}, its list is not complete; SIGKILL: most "
+              f"likely for want of memory, as the copies of all implementations of a case lie there together", flush=True)
+    elif child.returncode:
+        print(f"process {process}: ended with {child.returncode}, its list is not complete", flush=True)
     return child.returncode
 
 

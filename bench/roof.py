@@ -52,7 +52,7 @@ class Roof:
         self.library.qgmm_roof_read.restype = ctypes.c_double
         self.library.qgmm_roof_multiply.restype = ctypes.c_double
         self.threads = threads
-        self.bytes = max(256 << 20, 8 * last_level_cache)
+        self.bytes = max(256 << 20, 5 * last_level_cache // 4)
         trials = {streams: max(self._read(streams, 0.05) for _ in range(3)) for streams in STREAMS}
         self.streams = max(trials, key=trials.get)
         self.trials = trials
