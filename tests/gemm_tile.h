@@ -41,7 +41,6 @@ struct Tile {
   GuardedBytes packed_x{0};
   GuardedBytes panel[2] = {GuardedBytes(0), GuardedBytes(0)}, widened[2] = {GuardedBytes(0), GuardedBytes(0)};
   std::vector<int32_t> row_sums;  // [rows][slices]
-  const Meanwhile* meanwhile = nullptr;
 
   Tile(const Kernel& row, int row_count, int k_size, int slice_size, int end_shift)
       : kernel(row), rows(row_count), k(k_size), slice(slice_size), shift(end_shift),
@@ -173,7 +172,6 @@ struct Tile {
     args.acc = acc;
     args.scales = scales + first * kPairColumns;
     args.slices = count;
-    args.meanwhile = meanwhile;
     if (kernel.enter) kernel.enter();
     kernel.gemm(args);
     if (kernel.leave) kernel.leave();
@@ -203,7 +201,6 @@ struct Tile {
     args.k = length;
     args.k_offset = first % line_k;
     args.add = add;
-    args.meanwhile = meanwhile;
     args.acc = acc;
     if (kernel.enter) kernel.enter();
     kernel.gemm(args);

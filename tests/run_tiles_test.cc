@@ -71,8 +71,8 @@ TEST(RunTiles, ExtremesInSeveralTiles) {
   }
 }
 
-/// A block's x is at most half of L2, all of its k, in whole tiles; one tile of rows takes k in one piece.
-TEST(RunTiles, PlanKeepsAllOfXInL2AndPairsTakeTurns) {
+/// x of a pass is at most half of L2, and sums that wait fill it; one tile of rows takes k in one piece.
+TEST(RunTiles, PlanKeepsAPassOfXInL2AndPairsTakeTurns) {
   if (!HasIsa(Isa::kAmx)) GTEST_SKIP() << "not run: this machine has no amx";
   const uint8_t packed = 0;
   Problem p;
@@ -87,11 +87,15 @@ TEST(RunTiles, PlanKeepsAllOfXInL2AndPairsTakeTurns) {
     p.rows = {{0, 0, m}};
     return MakePlan(p, Isa::kAmx, 2, {2 << 20, 0});
   };
-  for (const auto& [k, rows] : {std::pair{2048, 256}, {4096, 256}, {7168, 128}, {14336, 64}}) {
-    EXPECT_EQ(plan(1024, k).blocks[0].rows, rows) << k;
-    EXPECT_EQ(plan(1024, k).blocks[0].k_block, 512) << k;
-    EXPECT_EQ(plan(1024, k).span, 2) << k;
+  for (const auto& [k, k_pass] : {std::pair{2048, 2048}, {4096, 4096}, {4100, 2560}, {7168, 3584}, {14336, 3584}}) {
+    const Plan made = plan(1024, k);
+    EXPECT_EQ(made.blocks[0].rows, 256) << k;
+    EXPECT_EQ(made.blocks[0].k_block, 512) << k;
+    EXPECT_EQ(made.blocks[0].k_pass, k_pass) << k;
+    EXPECT_EQ(made.blocks[0].waiting_pairs, k_pass < k ? 64 : made.pairs) << k;
+    EXPECT_EQ(made.span, 2) << k;
   }
+  EXPECT_EQ(plan(128, 7168).blocks[0].k_pass, 7168);
   EXPECT_EQ(plan(32, 7168).blocks[0].k_block, 7168);
   EXPECT_EQ(plan(32, 7168).span, 1);
   p.product = Product::kInt4;

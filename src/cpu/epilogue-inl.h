@@ -56,6 +56,9 @@ void KeepD(const StripArgs& s) {
   for (int j = 0; j < kRow; j += V::kLanes) V::Store(s.d + j, Dequantize<V>(s, 0, j, false));
 }
 
+/// Of rows from `begin` on: the row of eights has no result.
+inline int FirstReal(const StripArgs& s, int begin) { return begin < s.assist_row ? s.assist_row : begin; }
+
 inline float XScale(const StripArgs& s, int row) {
   const Vector& scale = s.problem->x_scale;
   return static_cast<const float*>(scale.data)[(s.first_row + row) * scale.stride];
@@ -65,13 +68,13 @@ inline float XScale(const StripArgs& s, int row) {
 /// Here and below the arguments are copied first: a store of results might change what they point from, so that everything
 /// was read again for each vector (a third of the time of FinishDequantize on a Zen 4).
 template <class V>
-void FinishSwiglu(const StripArgs& args) {
+void FinishSwiglu(const StripArgs& args, int begin, int end) {
   using I = typename V::I;
   const StripArgs s = args;
-  if (s.assist_row) KeepD<V>(s);
+  if (begin < s.assist_row) KeepD<V>(s);
   const bool limited = s.problem->epilogue.limited;
   const auto limit = V::Set(s.problem->epilogue.limit), low = V::Set(-s.problem->epilogue.limit);
-  for (int i = s.assist_row; i < s.rows; ++i) {
+  for (int i = FirstReal(s, begin); i < end; ++i) {
     const int row = i - s.assist_row;
     const auto x_scale = V::Set(XScale(s, row));
     float* out = s.results + row * kPanelColumns;
@@ -114,11 +117,11 @@ inline void StoreRow(const Matrix& y, int64_t row, int64_t column, int count, ty
 
 /// t = offset ? fma(offset, X, P) : P;  z = bias ? fma(scale, t, bias) : scale * t;  y = act(z).
 template <class V>
-void FinishAffine(const StripArgs& args) {
+void FinishAffine(const StripArgs& args, int begin, int end) {
   const StripArgs s = args;
   const Matrix y = s.problem->y;
   const Activation activation = s.problem->epilogue.activation;
-  for (int i = 0; i < s.rows; ++i) {
+  for (int i = begin; i < end; ++i) {
     for (int h = 0; h < 2; ++h) {
       typename V::F z[kVectors<V>];
       for (int l = 0; l < kVectors<V>; ++l) {
@@ -135,9 +138,9 @@ void FinishAffine(const StripArgs& args) {
 }
 
 /// y = a + bias.
-inline void FinishIntegers(const StripArgs& s) {
+inline void FinishIntegers(const StripArgs& s, int begin, int end) {
   const Matrix& y = s.problem->y;
-  for (int i = s.assist_row; i < s.rows; ++i) {
+  for (int i = FirstReal(s, begin); i < end; ++i) {
     const int64_t row = s.first_row + i - s.assist_row;
     for (int h = 0; h < 2; ++h) {
       const int32_t* a = static_cast<const int32_t*>(s.acc) + i * kRow + h * kPanelColumns;
@@ -152,16 +155,16 @@ inline void FinishIntegers(const StripArgs& s) {
 
 /// Whole panels and none of the options: y = t * x_scale.
 template <class V>
-void FinishPlain(const StripArgs& args) {
-  const StripArgs s = args;
+void FinishPlain(const StripArgs& s, int begin, int end) {
   const Matrix y = s.problem->y;
   const Vector x_scale = s.problem->x_scale;
   const int32_t* a = static_cast<const int32_t*>(s.acc);
   const float* t = s.folded;
+  const int64_t first_row = s.first_row, first_column[2] = {s.first_column[0], s.first_column[1]};
   typename V::F scale[2][kVectors<V>];
   for (int j = 0; j < kRow; j += V::kLanes) scale[j / kPanelColumns][j % kPanelColumns / V::kLanes] = V::Load(s.scale + j);
-  for (int i = 0; i < s.rows; ++i) {
-    const auto factor = V::Set(static_cast<const float*>(x_scale.data)[(s.first_row + i) * x_scale.stride]);
+  for (int i = begin; i < end; ++i) {
+    const auto factor = V::Set(static_cast<const float*>(x_scale.data)[(first_row + i) * x_scale.stride]);
     for (int h = 0; h < 2; ++h) {
       typename V::F z[kVectors<V>];
       for (int l = 0; l < kVectors<V>; ++l) {
@@ -169,25 +172,25 @@ void FinishPlain(const StripArgs& args) {
         z[l] = t ? V::Load(t + j) : V::Mul(V::ToFloat(V::LoadInt(a + j)), scale[h][l]);
         z[l] = CanonicalNan<V>(V::Mul(z[l], factor));
       }
-      V::StoreNarrow16(y.data, y.dtype, (s.first_row + i) * y.row_stride + s.first_column[h], z);
+      V::StoreNarrow16(y.data, y.dtype, (first_row + i) * y.row_stride + first_column[h], z);
     }
   }
 }
 
 /// z = t * x_scale;  z = z + bias;  y = act(z). kInt32: y = a + bias.
 template <class V>
-void FinishDequantize(const StripArgs& args) {
+void FinishDequantize(const StripArgs& args, int begin, int end) {
   const StripArgs s = args;
   const Epilogue& e = s.problem->epilogue;
-  if (e.finish == Finish::kInt32) return FinishIntegers(s);
-  if (s.assist_row) KeepD<V>(s);
+  if (e.finish == Finish::kInt32) return FinishIntegers(s, begin, end);
+  if (begin < s.assist_row) KeepD<V>(s);
   const Matrix y = s.problem->y;
   const Activation activation = e.activation;
   const bool scaled = s.problem->x_scale.data != nullptr;
   const bool options = s.int_bias || s.bias || s.assist || activation != Activation::kNone || !scaled;
   const bool whole = y.column_stride == 1 && s.columns[0] == kPanelColumns && s.columns[1] == kPanelColumns;
-  if (V::kLanes > 1 && whole && !options) return FinishPlain<V>(s);
-  for (int i = s.assist_row; i < s.rows; ++i) {
+  if (V::kLanes > 1 && whole && !options) return FinishPlain<V>(s, begin, end);
+  for (int i = FirstReal(s, begin); i < end; ++i) {
     const auto x_scale = V::Set(scaled ? XScale(s, i - s.assist_row) : 1.0f);
     for (int h = 0; h < 2; ++h) {
       typename V::F z[kVectors<V>];

@@ -12,14 +12,6 @@
 
 namespace qgmm::cpu {
 
-/// Other work of the calling thread, a little of which a kernel does after each of its steps: rows of sums that earlier
-/// calls completed, whose stages run on units that this kernel's instructions leave idle.
-struct Meanwhile {
-  void (*run)(void* state, int parts);  // touches nothing that the call reads or writes
-  void* state;
-  int parts;  // at most so many during the call, evenly; whoever gave them does what is left
-};
-
 /// acc[i * kPairColumns + j] (+)= sum over k of x[i][k] * w[k][j], for i < rows <= tile_m, j < 16 * panels. int32 modulo
 /// 2^32; kFloat: fp32 fma, k ascending in one lane per output.
 struct GemmArgs {
@@ -41,7 +33,6 @@ struct GemmArgs {
   const float* scales;   // kernels that fold, else null: `slices` slices of k each follow one another in x and w, row_sums of
   int slices;            // theirs too; acc is fp32: c = fma(float(sum), scales[slice][j], c), from +0 unless `add`.
                          // Rows of scales are kPairColumns apart
-  const Meanwhile* meanwhile;  // for kernels that have a use for it; null: there is nothing to do
 };
 using GemmFn = void (*)(const GemmArgs&);
 
@@ -95,7 +86,7 @@ struct Kernel {
   bool x_tiles = false;  // packed x is [rows / row_step][k / 64][row_step][64] bytes, not rows
   bool row_sums;   // reads GemmArgs::row_sums
   bool folds = false;  // takes GemmArgs::scales
-  bool meanwhile = false;  // runs parts of GemmArgs::meanwhile: a plan then completes sums before it finishes them
+  bool meanwhile = false;  // leaves the units of the stages idle: sums are finished between the calls that come after
   PackXFn pack_x;
   int widened_bytes;  // bytes per line after `widen`; 0: lines are read as packed
   WidenFn widen;
@@ -114,7 +105,7 @@ const Kernel& ChooseKernel(Product product, int64_t slice, int64_t k, int64_t ro
                            Certificate certificate = Certificate::kNone);
 
 /// One strip of finished sums (rows x one pair of panels) on its way to the result.
-struct StripArgs {
+struct alignas(64) StripArgs {
   const Problem* problem;
   void* acc;             // int32 or float [rows][kPairColumns]: the sums of the only slice, else scratch
   const float* folded;   // [rows][kPairColumns], null if there is one slice: t, folded over the slices
@@ -134,6 +125,11 @@ struct StripArgs {
   float* results;        // kSwigluQuant: s of the pair's 16 columns, [rows][16], first real row
   uint32_t* row_max;     // kSwigluQuant: running maximum of bits |s| per real row
 };
+
+/// Rows [begin, end) of a strip, 0 <= begin < end <= rows, in ascending order where the first is a row of eights. Rows that are
+/// finished apart share one StripArgs that nobody changes between them: stages copy it by wide loads, which wait for narrow
+/// stores that went before, and for all stores before those; a Granite Rapids took 2.5 times as long, its y being in memory.
+using FinishFn = void (*)(const StripArgs&, int begin, int end);
 
 /// Rows of a strip in transposed x: few are worth a narrow form, and one stays in L1 beside the weights that pass.
 inline constexpr int kFewRows = 8, kManyRows = 64;
@@ -222,11 +218,11 @@ struct Stages {
   void (*fold_rows)(const int32_t* acc, const float* scale, int64_t scale_stride, bool first, int rows, float* c);
   void (*add_outliers)(const OutlierArgs&);
   /// Dequantize, limit, SwiGLU, smooth, row maximum (operator A).
-  void (*finish_swiglu)(const StripArgs&);
+  FinishFn finish_swiglu;
   /// Affine, activation, narrowing store (operator B).
-  void (*finish_affine)(const StripArgs&);
+  FinishFn finish_affine;
   /// Dequantize, bias, activation, narrowing store; or the int32 sums (grouped_matmul).
-  void (*finish_dequantize)(const StripArgs&);
+  FinishFn finish_dequantize;
   void (*quantize)(const QuantizeArgs&);
   /// The maximum of the bits of |f(x[j])|, or of |f(x[j]) * smooth[j]|.
   uint32_t (*row_max)(const void* x, DType dtype, const float* smooth, int64_t count);

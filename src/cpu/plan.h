@@ -25,8 +25,10 @@ struct RowBlock {
   const Kernel* by_certificate[kCertificates];    // what panels with one get; `kernel` where it is no use
   bool pairs_together;      // a kernel takes both panels of a pair: the lesser certificate counts
   int strip_rows;           // whole tiles of all its kernels, at most 64 rows, whose accumulators fit L1
-  int64_t k_block;          // k elements per pass over the block's strips: whole slices, or a part of one
-  bool meanwhile;           // rows of a span of pairs are finished while the next span is multiplied, by whose kernels
+  int64_t k_block;          // k elements per turn over the block's strips: whole slices, or a part of one
+  int64_t k_pass;           // k elements, in whole k_blocks, per turn over `waiting_pairs`: so much of x stays in L2
+  int64_t waiting_pairs;    // pairs of a task whose sums wait for the next pass, whole spans; one pass: all
+  bool meanwhile;           // rows of a span of pairs are finished between the kernel calls of the next span
   int tasks;                // 1: whole, results stay in the worker's scratch; more: split over pairs
   int64_t results = -1;     // split operator A: offset of [pair][rows][16] fp32 in the shared workspace
   int64_t row_max = -1;     // split operator A: offset of [task][rows] uint32 there

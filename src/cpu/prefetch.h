@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Fetching what packing reads a few kilobytes later.
+// Fetching what is read or written a little later.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +18,16 @@ inline constexpr int64_t kNearBytes = 16;
 inline void FetchLine(const uint8_t* p) {
   __builtin_prefetch(p, 0, 2);
   asm volatile("" ::);  // GCC (from 11 on) takes a function that only fetches for one without effects, and deletes calls of it
+}
+
+/// For a store. Older x86 CPUs than those with this instruction do nothing.
+inline void FetchLineToWrite(const void* p) {
+#if defined(__x86_64__)
+  asm volatile("prefetchw %0" : : "m"(*static_cast<const uint8_t*>(p)));  // of GCC only with -mprfchw
+#else
+  __builtin_prefetch(p, 1, 3);
+  asm volatile("" ::);
+#endif
 }
 
 /// The cache lines of `bytes` bytes from `first` on; of those before it, if negative.

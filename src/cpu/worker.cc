@@ -29,10 +29,10 @@ uint64_t TableBit(const Kernel* kernel) {
 
 }  // namespace
 
-/// Where a strip's accumulators start: those of all strips and pairs of the span wait, with several stretches of k for the
-/// next, and where a block is finished later for that.
-int64_t Worker::AccRow(const RowBlock& b, int slot, int row, int strip_row) const {
-  return b.k_block < p_.k || b.meanwhile ? int64_t{slot} * b.padded_rows + row : strip_row;
+/// Where a strip's accumulators start: those of all strips wait, with several stretches of k for the next, with several
+/// passes those of many pairs, and where a block is finished later for that.
+int64_t Worker::AccRow(const RowBlock& b, int sums, int row, int strip_row) const {
+  return b.k_block < p_.k || b.meanwhile ? int64_t{sums} * b.padded_rows + row : strip_row;
 }
 
 /// Packed x of the block in the form of that kernel, made when it is first asked for.
@@ -154,19 +154,26 @@ Worker::PairLines Worker::Lines(const RowBlock& b, int64_t pair, int index, int 
   return lines;
 }
 
-/// The panels of the next stretch, for kernels to fetch while they multiply this one again and again.
+/// The panels of the next stretch, for kernels to fetch while they multiply this one again and again: the span's next pair,
+/// else its next stretch, else the next span, else the next pass, else the pairs that wait next.
 void Worker::FindNext(const RowBlock& b, const Task& task, int64_t pair, PairLines* lines) const {
   if (!p_.w.packed.given()) return;
-  const int64_t end = task.first_pair + task.pairs, first = pair - (pair - task.first_pair) % plan_.span;
-  const int64_t span_end = std::min(first + plan_.span, end);
+  const int64_t end = task.first_pair + task.pairs, at = pair - task.first_pair;
+  const int64_t first = pair - at % plan_.span, span_end = std::min(first + plan_.span, end);
+  const int64_t pass = lines->first_k - lines->first_k % b.k_pass;
   int64_t next_k = lines->first_k;
   if (++pair == span_end) {
     pair = first;
     next_k += b.k_block;
   }
-  if (next_k >= p_.k) {
-    next_k = 0;
+  if (next_k >= std::min(pass + b.k_pass, p_.k)) {
+    next_k = pass;
     pair = span_end;
+    const int64_t waiting = task.first_pair + at - at % b.waiting_pairs;
+    if (pair == std::min(waiting + b.waiting_pairs, end)) {
+      next_k = next_k + b.k_pass < p_.k ? next_k + b.k_pass : 0;
+      if (next_k > 0) pair = waiting;
+    }
     if (pair == end) return;
   }
   for (int h = 0; h < 2; ++h) {
@@ -227,37 +234,52 @@ void Worker::Multiply(const Task& task) {
   if (p_.epilogue.finish == Finish::kSwigluQuant) {
     std::memset(RowMax(b, task.index), 0, sizeof(uint32_t) * static_cast<size_t>(b.rows));
   }
-  const int strip = b.strip_rows;
   const int64_t end = task.first_pair + task.pairs;
   if (b.kernel->enter) b.kernel->enter();
-  for (int64_t first = task.first_pair; first < end; first += plan_.span) {
-    const int pairs = static_cast<int>(std::min<int64_t>(plan_.span, end - first));
-    const int slot = GatherSpan(b, task, first, pairs);
-    unfinished_.products_left = int64_t{pairs} * 2 * b.packed_rows * p_.k;
-    for (int64_t k0 = 0; k0 < p_.k; k0 += b.k_block) {
-      const int64_t k = std::min(b.k_block, p_.k - k0), count = LinesOf(k, p_.w.dtype);
-      if (!p_.w.packed.given()) {
-        PackPanels(p_.w, {b.expert, 2 * first, 2 * pairs, k0 / LineK(p_.w.dtype), count,
-                          At<uint8_t>(plan_.scratch.lines), count * kLineBytes}, plan_.stages->lines);
-      }
-      for (int i = 0; i < pairs; ++i) {
-        PairLines lines = Lines(b, first + i, i, slot + i, k0, k);
-        FindNext(b, task, first + i, &lines);
-        kernels_ran_ |= TableBit(lines.kernel[0]) | TableBit(lines.kernel[1]);
-        for (int row = 0; row < b.packed_rows; row += strip) {
-          const int rows = std::min(strip, b.packed_rows - row);
-          MultiplyStrip(b, lines, row, rows);
-          FetchNext(b, lines);
-          if (k0 + k < p_.k) continue;
-          AddResiduals(b, lines, row, rows);
-          AddOutliers(b, lines, first + i, row, rows);
-          if (!b.meanwhile) FinishStrip(Strip(b, task, first + i, slot + i, row, rows));
-        }
+  for (int64_t waiting = task.first_pair; waiting < end; waiting += b.waiting_pairs) {
+    if (b.k_pass < p_.k) FinishRest();  // in the sums that are the next ones'
+    const int64_t waiting_end = std::min(waiting + b.waiting_pairs, end);
+    for (int64_t pass = 0; pass < p_.k; pass += b.k_pass) {
+      for (int64_t first = waiting; first < waiting_end; first += plan_.span) {
+        MultiplySpan(b, task, first, static_cast<int>(std::min<int64_t>(plan_.span, waiting_end - first)), waiting, pass);
       }
     }
-    if (b.meanwhile) FinishLater(b, task, first, pairs, slot);
   }
   if (b.kernel->leave) b.kernel->leave();
+}
+
+/// One pass over a span of pairs, of which those from `waiting` on share the sums that wait.
+void Worker::MultiplySpan(const RowBlock& b, const Task& task, int64_t first, int pairs, int64_t waiting, int64_t pass) {
+  const int strip = b.strip_rows;
+  const int64_t pass_end = std::min(pass + b.k_pass, p_.k);
+  const int slot = GatherSpan(b, task, first, pairs);
+  const int sums = b.k_pass < p_.k ? static_cast<int>(first - waiting) : slot;
+  unfinished_.products_left = int64_t{pairs} * 2 * b.packed_rows * (pass_end - pass);
+  unfinished_.owed = 0;
+  for (int64_t k0 = pass; k0 < pass_end; k0 += b.k_block) {
+    const int64_t k = std::min(b.k_block, pass_end - k0), count = LinesOf(k, p_.w.dtype);
+    if (!p_.w.packed.given()) {
+      PackPanels(p_.w, {b.expert, 2 * first, 2 * pairs, k0 / LineK(p_.w.dtype), count,
+                        At<uint8_t>(plan_.scratch.lines), count * kLineBytes}, plan_.stages->lines);
+    }
+    for (int i = 0; i < pairs; ++i) {
+      PairLines lines = Lines(b, first + i, i, slot + i, k0, k);
+      lines.sums = sums + i;
+      FindNext(b, task, first + i, &lines);
+      kernels_ran_ |= TableBit(lines.kernel[0]) | TableBit(lines.kernel[1]);
+      for (int row = 0; row < b.packed_rows; row += strip) {
+        const int rows = std::min(strip, b.packed_rows - row);
+        MultiplyStrip(b, lines, row, rows);
+        FetchNext(b, lines);
+        if (k0 + k < p_.k) continue;
+        AddResiduals(b, lines, row, rows);
+        AddOutliers(b, lines, first + i, row, rows);
+        if (!b.meanwhile) FinishStrip(Strip(b, task, first + i, slot + i, sums + i, row, rows), 0, rows);
+      }
+    }
+  }
+  if (!b.meanwhile) return;
+  pass_end < p_.k ? FinishRest() : FinishLater(b, task, first, pairs, slot, sums);
 }
 
 /// Every slice, or part of one, that the stretch holds; where a slice ends its sums are folded. No division inside: a slice
@@ -269,7 +291,7 @@ void Worker::MultiplyStrip(const RowBlock& b, const PairLines& lines, int row, i
   for (int64_t k = lines.first_k; k < stretch_end; ++slice) {
     const int64_t slice_end = (slice + 1) * p_.slice, end = std::min(slice_end, stretch_end);
     MultiplySlice(b, lines, row, rows, slice, k, end - k);
-    const int64_t at = AccRow(b, lines.slot, row, 0) * kPairColumns;
+    const int64_t at = AccRow(b, lines.sums, row, 0) * kPairColumns;
     if (p_.product == Product::kFixed16 && (end == slice_end || end == p_.k)) {
       plan_.stages->fold_rows(At<int32_t>(plan_.scratch.acc) + at, Fixed(row).scales + slice, slices_, slice == 0, rows,
                               At<float>(plan_.scratch.folded) + at);
@@ -289,7 +311,7 @@ void Worker::MultiplySlice(const RowBlock& b, const PairLines& lines, int row, i
   args.k_offset = static_cast<int>(first_k % line_k);
   args.add = first_k != slice * p_.slice;
   MultiplyTiles(b, lines, row, rows, slice, first_k, args,
-                At<int32_t>(plan_.scratch.acc) + AccRow(b, lines.slot, row, 0) * kPairColumns);
+                At<int32_t>(plan_.scratch.acc) + AccRow(b, lines.sums, row, 0) * kPairColumns);
 }
 
 /// Whole slices, which the kernel folds.
@@ -301,7 +323,7 @@ void Worker::MultiplySlices(const RowBlock& b, const PairLines& lines, int row, 
   args.scales = columns_[lines.slot].scale + slice * kPairColumns;
   args.add = slice > 0;
   MultiplyTiles(b, lines, row, rows, slice, lines.first_k, args,
-                At<int32_t>(plan_.scratch.folded) + AccRow(b, lines.slot, row, 0) * kPairColumns);
+                At<int32_t>(plan_.scratch.folded) + AccRow(b, lines.sums, row, 0) * kPairColumns);
 }
 
 /// Panel by panel (or the pair), tile after tile of rows; `acc`: of the strip's first row.
@@ -326,8 +348,8 @@ void Worker::MultiplyTiles(const RowBlock& b, const PairLines& lines, int row, i
       args.row_sums = At<int32_t>(plan_.scratch.row_sums) + (row + r) * slices_ + slice;
       args.acc = acc + r * kPairColumns + h * kPanelColumns;
       SetPrefetch(b, kernel, lines, h, row + r, line, &args);
-      args.meanwhile = unfinished_.rows_left > 0 ? ShareOut(int64_t{args.rows} * kernel.panels * k) : nullptr;
       kernel.gemm(args);
+      if (unfinished_.rows_left > 0) FinishShare(int64_t{args.rows} * kernel.panels * k);
     }
   }
 }

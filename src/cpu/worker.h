@@ -45,30 +45,30 @@ class Worker {
     alignas(64) int32_t column_sums[2][kPanelColumns];  // the same
     const uint8_t* next[2];    // the panels of the stretch that follows; null if none does
     int64_t first_k, k;
-    int slot;                  // of its sums and columns
+    int slot, sums;            // of its columns, and of its sums
   };
   /// Pairs whose sums are complete, and of whose packed rows some are not finished.
   struct Unfinished {
     const RowBlock* block = nullptr;
     const Task* task = nullptr;
     int64_t pair = 0;           // the next row's
-    int slot = 0, pair_rows_left = 0;
-    int rows_left = 0;
-    int64_t products_left = 0;  // of the span being multiplied: row, panel and k
-    StripArgs strip = {};       // the rest of the pair
-    Meanwhile work = {};
+    int slot = 0, sums = 0, row = 0;
+    int rows_left = 0;          // of all pairs
+    int64_t products_left = 0, owed = 0;  // row, panel and k: of the span being multiplied, and done since the last share
+    StripArgs strip = {};       // the pair's rows
   };
   template <class T>
   T* At(size_t offset) const { return reinterpret_cast<T*>(scratch_ + offset); }
   float* Results(const RowBlock& b) const;
   uint32_t* RowMax(const RowBlock& b, int index) const;
-  int64_t AccRow(const RowBlock& b, int slot, int row, int strip_row) const;
+  int64_t AccRow(const RowBlock& b, int sums, int row, int strip_row) const;
 
   void PackX(const RowBlock& b, const Kernel& kernel, std::byte* packed);
   const std::byte* PackedX(const RowBlock& b, const Kernel& kernel);
   int GatherSpan(const RowBlock& b, const Task& task, int64_t first, int pairs);
   void GatherScales(const RowBlock& b, int64_t first_pair, int64_t pairs, float* to);
   void GatherColumns(const RowBlock& b, int64_t pair, int slot);
+  void MultiplySpan(const RowBlock& b, const Task& task, int64_t first, int pairs, int64_t waiting, int64_t pass);
   PairLines Lines(const RowBlock& b, int64_t pair, int index, int slot, int64_t first_k, int64_t k);
   void ChooseKernels(const RowBlock& b, int64_t pair, PairLines* lines) const;
   void FindNext(const RowBlock& b, const Task& task, int64_t pair, PairLines* lines) const;
@@ -86,11 +86,12 @@ class Worker {
   void AddOutliers(const RowBlock& b, const PairLines& lines, int64_t pair, int row, int rows);
   void UniteOutliers(const RowBlock& b);
   const uint8_t* OutlierLines(const RowBlock& b, const PairLines& lines, int64_t pair, int h);
-  StripArgs Strip(const RowBlock& b, const Task& task, int64_t pair, int slot, int row, int rows) const;
-  void FinishStrip(const StripArgs& strip) const;
-  void FinishLater(const RowBlock& b, const Task& task, int64_t first_pair, int pairs, int slot);
+  StripArgs Strip(const RowBlock& b, const Task& task, int64_t pair, int slot, int sums, int row, int rows) const;
+  void FinishStrip(const StripArgs& strip, int begin, int end) const;
+  void FinishLater(const RowBlock& b, const Task& task, int64_t first_pair, int pairs, int slot, int sums);
   void FinishRows(int count);
-  const Meanwhile* ShareOut(int64_t products);
+  void FinishShare(int64_t products);
+  void FetchResults(const StripArgs& strip, int begin, int end) const;
 
   const Problem& p_;
   const Plan& plan_;

@@ -61,7 +61,7 @@ void Worker::AddOutliers(const RowBlock& b, const PairLines& lines, int64_t pair
   for (int h = 0; h < 2; ++h) args.lines[h] = OutlierLines(b, lines, pair, h);
   outlier_pair_ = pair;
   args.rows = rows;
-  args.c = At<float>(plan_.scratch.folded) + AccRow(b, lines.slot, row, 0) * kPairColumns;
+  args.c = At<float>(plan_.scratch.folded) + AccRow(b, lines.sums, row, 0) * kPairColumns;
   plan_.stages->add_outliers(args);
 }
 

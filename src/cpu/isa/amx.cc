@@ -161,43 +161,6 @@ __attribute__((noinline)) void Product(const Operands& start, const Fetch<kFetch
   if (k % kTileK != 0) LastStep<kForm>(o, k % kTileK);
 }
 
-/// Other work, its parts spread evenly over the steps of a call.
-struct Parts {
-  const Meanwhile* work;
-  int steps;    // of the call
-  int due = 0;  // parts times `steps`
-
-  /// How many steps to do before the next part, at most `most`; they count as done.
-  int NextSteps(int most) {
-    int count = 1;
-    for (due += work->parts; due < steps && count < most; due += work->parts) ++count;
-    return count;
-  }
-  void Run() {
-    int count = 0;
-    for (; due >= steps; due -= steps) ++count;
-    if (count > 0) work->run(work->state, count);
-  }
-};
-
-/// The product in pieces, and parts of other work between them: rows of stages, whose divisions and fp32 work fit into the
-/// 64 to 85 cycles that the tile instructions before and after them are busy. The loop over steps is the same as without:
-/// nothing of this is in it, so a step costs nothing where no part is due. Not timed; QGMM_OVERLAP=0 is the other side.
-template <Form kForm, int kFetchLines>
-void ProductMeanwhile(Operands o, Fetch<kFetchLines> fetch, int k, int fetching, Parts* parts) {
-  if (!parts->work) return Product<kForm>(o, fetch, k, fetching);
-  for (int left = k / kTileK; left > 0;) {
-    const int steps = parts->NextSteps(left), fetches = fetching < steps ? fetching : steps;
-    Product<kForm>(o, fetch, steps * kTileK, fetches);
-    parts->Run();
-    o.template Advance<kForm>(steps);
-    fetch.Advance(fetches);
-    fetching -= fetches;
-    left -= steps;
-  }
-  if (k % kTileK != 0) LastStep<kForm>(o, k % kTileK);
-}
-
 /// Sums of kSlices slices one after the other into the fp32 rows.
 template <int kSlices>
 void Fold(const int32_t* sums, const float* scales, bool first, int rows, float* acc) {
@@ -239,22 +202,21 @@ void Multiply(const GemmArgs& a, int fetches) {
   Fetch<kFetchLines> fetch = {{a.prefetch[0], a.prefetch[1]}};
   alignas(64) int32_t sums[2 * kSums];
   const int steps = a.k / kTileK;
-  Parts parts = {a.meanwhile, steps * (a.scales ? a.slices : 1)};
   if constexpr (kForm == Form::kHighLow) {
     ZeroSums<kForm>();
-    ProductMeanwhile<kForm>(o, fetch, a.k, fetches, &parts);
+    Product<kForm>(o, fetch, a.k, fetches);
     StoreSums<kForm>(sums);
     return AddHighAndLow(sums, a.add, a.rows, static_cast<int32_t*>(a.acc));
   }
   if (!a.scales) {
     a.add ? LoadSums<kForm>(static_cast<const int32_t*>(a.acc)) : ZeroSums<kForm>();
-    ProductMeanwhile<kForm>(o, fetch, a.k, fetches, &parts);
+    Product<kForm>(o, fetch, a.k, fetches);
     return StoreSums<kForm>(static_cast<int32_t*>(a.acc));
   }
   for (int slice = 0; slice < a.slices; ++slice, o.template Advance<kForm>(steps)) {
     const int fetching = fetches < steps ? fetches : steps;
     ZeroSums<kForm>();
-    ProductMeanwhile<kForm>(o, fetch, a.k, fetching, &parts);
+    Product<kForm>(o, fetch, a.k, fetching);
     StoreSums<kForm>(sums + slice % 2 * kSums);
     fetches -= fetching;
     fetch.Advance(fetching);

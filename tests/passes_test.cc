@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+// Blocks whose x exceeds L2: tiles take k in passes, and the sums of many pairs wait. L2 is small here, so that small problems
+// have several passes, and pairs that wait apart; every kind of product, the answers against the reference.
+#include <gtest/gtest.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cpu/numa.h"
+#include "cpu/plan.h"
+#include "kernel_case.h"
+
+namespace qgmm::cpu {
+namespace {
+
+using reference::Case;
+using reference::MakeCase;
+using reference::SetColumns;
+using reference::Uniform;
+
+constexpr Caches kSmall = {32 << 10, 0};
+
+void ExpectPasses(const Plan& plan, int64_t k, const std::string& what) {
+  for (const RowBlock& b : plan.blocks) {
+    if (b.kernel->isa != Isa::kAmx) {
+      EXPECT_EQ(b.k_pass, k) << what;
+      continue;
+    }
+    EXPECT_LT(b.k_pass, k) << what;
+    EXPECT_EQ(b.k_pass % b.k_block, 0) << what;
+    EXPECT_EQ(b.waiting_pairs % plan.span, 0) << what;
+    EXPECT_LT(b.waiting_pairs, plan.pairs) << what;
+  }
+}
+
+void Expect(Case& c, const std::string& what) {
+  c.problem.w.paired = c.problem.epilogue.finish == Finish::kSwigluQuant;
+  const Answer expected = ByReference(c);
+  PackedWeight packed;
+  const std::vector<uint8_t> bytes = Packed(c.problem, &packed);
+  for (const bool plain : {true, false}) {
+    if (!plain) c.problem.w.packed = packed;
+    for (const Isa isa : TestedIsas()) {
+      if (isa < Isa::kAvx512Vnni) continue;  // nothing there knows passes
+      for (const int workers : {1, 3}) {
+        for (const Overlap overlap : {Overlap::kNever, Overlap::kAlways}) {
+          const Plan plan = MakePlan(c.problem, isa, workers, kSmall, 1, overlap);
+          const std::string where = what + (plain ? ", plain, " : ", packed, ") + Name(isa) + ", workers " +
+                                    std::to_string(workers) + (overlap == Overlap::kNever ? "" : ", overlapped");
+          ExpectPasses(plan, c.problem.k, where);
+          Poison(c);
+          Context context;
+          context.parallel_for = Backwards;
+          Execute(c.problem, plan, context, MachineTopology());
+          ASSERT_TRUE((Answer{c.y, c.y_scale} == expected)) << where;
+          for (const std::string& row : context.last_run.kernels) RowRan(row);
+        }
+      }
+    }
+  }
+}
+
+TEST(Passes, PerChannelWithEveryOption) {
+  for (const int64_t rows : {33, 70}) {
+    Case c = MakeCase(Finish::kSwigluQuant, {{rows}, 1100, 32 * 9 + 6}, 1);
+    Expect(c, std::to_string(rows) + " rows");
+    if (HasFailure()) return;
+    c.problem.w.packed = {};
+    c.assist = Uniform(c.e * c.sizes.n, 2, 2);
+    SetColumns(&c.problem.epilogue.assist, c.assist, c.e, 1, c.sizes.n);
+    c.smooth = Uniform(c.e * c.sizes.n / 2, 2, 3);
+    SetColumns(&c.problem.epilogue.smooth, c.smooth, c.e, 1, c.sizes.n / 2);
+    Expect(c, std::to_string(rows) + " rows, options");
+    if (HasFailure()) return;
+  }
+}
+
+TEST(Passes, Slices) {
+  for (const auto& [k, slices] : std::vector<std::pair<int64_t, int64_t>>{{1152, 9}, {1536, 2}}) {
+    for (const DType weights : {DType::kInt8, DType::kInt4}) {
+      Case c = MakeCase(Finish::kSwigluQuant, {{40}, k, 32 * 9 + 8, slices}, 3, weights);
+      Expect(c, std::string(Name(weights)) + ", k " + std::to_string(k));
+      if (HasFailure()) return;
+    }
+  }
+}
+
+TEST(Passes, DownProjection) {
+  Case c = MakeCase(Finish::kDequantize, {{45}, 1030, 32 * 7 + 20}, 4, DType::kInt8, DType::kBFloat16);
+  c.problem.y_scale = {};
+  Expect(c, "down");
+}
+
+TEST(Passes, OperatorBWithOutliers) {
+  const int64_t k = 1100;
+  Case c = MakeCase(Finish::kAffine, {{33}, k, 32 * 9 + 5}, 8, DType::kInt8, DType::kBFloat16);
+  std::vector<float> x = Uniform(c.m * k, 2, 9);
+  for (size_t i = 0; i < x.size(); ++i) x[i] *= i % 101 == 5 ? 3000.0f : 1.0f;
+  c.x_bytes.resize(x.size() * 2);
+  for (size_t i = 0; i < x.size(); ++i) Store(c.x_bytes.data(), DType::kBFloat16, static_cast<int64_t>(i), x[i]);
+  Problem& p = c.problem;
+  p.product = Product::kFixed16;
+  p.slice = kFixedSlice;
+  p.x = {c.x_bytes.data(), DType::kBFloat16, c.m, k, k, 1};
+  p.x_scale = {};
+  p.y_scale = {};
+  Expect(c, "fixed point");
+}
+
+/// What a kernel call read and fetched.
+struct Call {
+  const uint8_t *read, *fetched;
+  int64_t read_bytes, fetched_bytes;
+};
+std::vector<Call> calls;
+const Kernel* wrapped = nullptr;
+
+/// What is fetched while a stretch is multiplied is the stretch that comes next, all of it.
+TEST(Passes, TheNextStretchIsFetched) {
+  if (!IsTested(Isa::kAmx)) GTEST_SKIP() << "not run: this machine has no amx";
+  Case c = MakeCase(Finish::kSwigluQuant, {{64}, 1536, 32 * 9}, 1);
+  c.problem.w.paired = true;
+  PackedWeight packed;
+  const std::vector<uint8_t> bytes = Packed(c.problem, &packed);
+  c.problem.w.packed = packed;
+  for (const Caches& caches : {kSmall, Caches{1 << 20, 0}}) {
+    Plan plan = MakePlan(c.problem, Isa::kAmx, 1, caches);
+    RowBlock& b = plan.blocks[0];
+    EXPECT_EQ(b.k_pass < 1536, caches.l2 == kSmall.l2);
+    wrapped = b.kernel;
+    Kernel spy = *wrapped;
+    spy.gemm = [](const GemmArgs& a) {
+      const int64_t lines = a.k / 4;
+      calls.push_back({a.w[0], a.prefetch[0], lines * kLineBytes, lines * a.prefetch_step});
+      wrapped->gemm(a);
+    };
+    b.kernel = &spy;
+    for (const Kernel*& certified : b.by_certificate) certified = &spy;
+    calls.clear();
+    Context context;
+    Execute(c.problem, plan, context, MachineTopology());
+    ASSERT_EQ(calls.size(), 2u * 9 * 3);  // row tiles, pairs, stretches
+    for (size_t i = 0; i < calls.size(); i += 2) {
+      ASSERT_EQ(calls[i].read, calls[i + 1].read);
+      if (i + 2 == calls.size()) {
+        EXPECT_EQ(calls[i].fetched_bytes + calls[i + 1].fetched_bytes, 0);
+        continue;
+      }
+      EXPECT_EQ(calls[i].fetched, calls[i + 2].read) << "call " << i;
+      EXPECT_EQ(calls[i].fetched + calls[i].fetched_bytes, calls[i + 1].fetched) << "call " << i;
+      EXPECT_EQ(calls[i].fetched_bytes + calls[i + 1].fetched_bytes, calls[i + 2].read_bytes) << "call " << i;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace qgmm::cpu
