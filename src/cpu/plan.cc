@@ -327,7 +327,12 @@ std::pair<const Kernel*, const Kernel*> Plan::KernelsOf(const RowBlock& block, i
 }
 
 Caches DetectCaches() {
-  static const Caches caches = {CacheBytes(2, _SC_LEVEL2_CACHE_SIZE, 512 * 1024), CacheBytes(3, _SC_LEVEL3_CACHE_SIZE, 0)};
+#if defined(__x86_64__)
+  const bool intel = __builtin_cpu_is("intel");
+#else
+  const bool intel = false;
+#endif
+  static const Caches caches = {CacheBytes(2, _SC_LEVEL2_CACHE_SIZE, 512 * 1024), CacheBytes(3, _SC_LEVEL3_CACHE_SIZE, 0), intel};
   return caches;
 }
 
@@ -336,6 +341,7 @@ Plan MakePlan(const Problem& problem, Isa isa, int workers, const Caches& caches
   plan.isa = isa;
   plan.stages = &StagesFor(isa);
   plan.workers = workers;
+  plan.one_row_far = caches.one_row_far;
   plan.pairs = Pairs(problem.n);
   plan.nodes = problem.w.packed.given() ? NodesFor(nodes, workers, plan.pairs) : 1;
   plan.assist_row = problem.epilogue.assist.given();

@@ -59,6 +59,7 @@ struct Plan {
   int span = 1;              // pairs that take turns in every stretch of k: 4 where plain weights are packed on the way, 2
                              // where tiles multiply several stretches, else 1
   bool assist_row = false;
+  bool one_row_far = false;  // see Caches
   Promises promises;         // of packed weights
   std::vector<RowBlock> blocks;
   std::vector<Task> tasks;      // by node, then in the order of groups and panels
@@ -71,9 +72,11 @@ struct Plan {
   size_t workspace_bytes() const { return shared_bytes + static_cast<size_t>(workers) * scratch.bytes; }
 };
 
-/// Bytes per core that a plan counts on.
+/// Bytes per core that a plan counts on, and how far ahead one row's weights are best fetched: as those of several rows are
+/// (Intel), or as far as their kernel says (kAheadOfOne).
 struct Caches {
   int64_t l2 = 0, l3 = 0;
+  bool one_row_far = false;
 };
 Caches DetectCaches();
 
