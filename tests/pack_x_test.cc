@@ -37,7 +37,7 @@ std::vector<const Kernel*> Rows(std::initializer_list<Product> products) {
 }
 std::vector<const Kernel*> RowsWithSums() {
   std::vector<const Kernel*> rows = Rows({Product::kInt4});
-  std::erase_if(rows, [](const Kernel* kernel) { return !kernel->row_sums && kernel->x_tiles; });
+  std::erase_if(rows, [](const Kernel* kernel) { return !kernel->row_sums && kernel->x_tile_k; });
   return rows;
 }
 std::vector<const Kernel*> RowsOfBytes() {

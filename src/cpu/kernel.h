@@ -56,7 +56,7 @@ struct PackXArgs {
   void* packed;           // where the first of the rows goes
   int32_t* row_sums;      // [rows][slices], if the kernel asks for them; else null
   float* x_sums;          // kFloat, kFixed16 with offset: [rows], summed in fp64, rounded once; else null
-  int first_row = 0;      // among the packed rows; kernels with `x_tiles` look at it
+  int first_row = 0;      // among the packed rows; kernels with `x_tile_k` look at it
   FixedRows fixed = {};   // kFixed16
 };
 using PackXFn = void (*)(const PackXArgs&);
@@ -84,7 +84,7 @@ struct Kernel {
   int ahead_bytes_of_one = 0;  // the same for a call of one row where that differs, else 0: loops of three or four
                                // instructions a line get more from the machine's own prefetchers, which far fetches disturb
   int x_bytes;     // bytes per packed x element
-  bool x_tiles = false;  // packed x is [rows / row_step][k / 64][row_step][64] bytes, not rows
+  int x_tile_k = 0;  // not 0: packed x is [rows / row_step][k / x_tile_k][row_step][x_tile_k] bytes, not rows
   bool row_sums;   // reads GemmArgs::row_sums
   bool folds = false;  // takes GemmArgs::scales
   bool meanwhile = false;  // leaves the units of the stages idle: sums are finished between the calls that come after

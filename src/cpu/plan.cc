@@ -104,7 +104,7 @@ void AddBlocks(const Problem& p, const RowRange& range, const Caches& caches, Pl
 /// Tiles that wait for several stretches of k: L2 gives x back only while little else passes through it (a Granite Rapids'
 /// 2 MiB behave like 1 MiB for cyclic reuse, which is what x of a block takes), so half as many passes over all of x.
 int SpanOf(const Problem& p, const Plan& plan) {
-  const auto waits = [&](const RowBlock& b) { return b.kernel->x_tiles && b.k_block < p.k; };
+  const auto waits = [&](const RowBlock& b) { return b.kernel->x_tile_k && b.k_block < p.k; };
   const bool tiles = std::any_of(plan.blocks.begin(), plan.blocks.end(), waits);
   const int most = !p.w.packed.given() ? kSpanPlain : tiles ? kSpanTiles : 1;
   return static_cast<int>(std::clamp<int64_t>(plan.pairs, 1, most));
@@ -186,7 +186,7 @@ void DecidePasses(const Problem& p, const Caches& caches, Plan& plan) {
   for (RowBlock& b : plan.blocks) {
     const int64_t x_bytes = int64_t{b.padded_rows} * PaddedK(p.k) * b.kernel->x_bytes;
     const int64_t passes = CeilDiv(x_bytes, std::max<int64_t>(caches.l2 / 2, 1));
-    const bool several = b.kernel->x_tiles && b.k_block < p.k && passes > 1;
+    const bool several = b.kernel->x_tile_k && b.k_block < p.k && passes > 1;
     b.k_pass = several ? RoundUp(CeilDiv(p.k, passes), b.k_block) : p.k;
     const int64_t most = caches.l2 / (int64_t{b.padded_rows} * kPairColumns * 4) / plan.span * plan.span;
     b.waiting_pairs = b.k_pass < p.k ? std::max<int64_t>(most, plan.span) : plan.pairs;
@@ -308,15 +308,15 @@ const Kernel* CertifiedKernel(const RowBlock& block) {
 }
 
 int64_t PackedStride(int64_t k, const Kernel& kernel) {
-  if (kernel.x_tiles) return PaddedK(k);
+  if (kernel.x_tile_k) return PaddedK(k);
   // One cache line more than the row: rows whose distance is a multiple of 4 KiB would share their L1 sets.
   return PaddedK(k) + (kernel.x_bytes == 1 ? 64 : kernel.x_bytes == 2 ? 32 : 16);
 }
 
 int64_t PackedAt(const Kernel& kernel, int64_t stride, int64_t row, int64_t k) {
-  if (!kernel.x_tiles) return row * stride + k;
+  if (!kernel.x_tile_k) return row * stride + k;
   const int64_t within = row % kernel.row_step;
-  return (row - within) * stride + k / kPadK * kPadK * kernel.row_step + within * kPadK + k % kPadK;
+  return (row - within) * stride + (k - k % kernel.x_tile_k) * kernel.row_step + within * kernel.x_tile_k + k % kernel.x_tile_k;
 }
 
 std::pair<const Kernel*, const Kernel*> Plan::KernelsOf(const RowBlock& block, int64_t pair) const {
