@@ -87,7 +87,7 @@ TEST(ChooseKernel, Avx512VnniAtAnyRows) {
   }
 }
 
-TEST(ChooseKernel, AmxFromNineRowsAndInt4From32) {
+TEST(ChooseKernel, AmxFromNineRowsHalfStepsForHalfSlices) {
   if (!HasIsa(Isa::kAmx)) GTEST_SKIP() << "not run: this machine has no amx";
   const auto name = [](Product product, int64_t slice, int64_t k, int64_t rows) {
     return std::string(ChooseKernel(product, slice, k, rows, Isa::kAmx).name);
@@ -95,11 +95,15 @@ TEST(ChooseKernel, AmxFromNineRowsAndInt4From32) {
   EXPECT_EQ(name(Product::kInt8, 70, 70, 8), "avx512vnni_int8");
   EXPECT_EQ(name(Product::kInt8, 70, 70, 9), "amx_int8");
   EXPECT_EQ(name(Product::kInt8, 128, 256, 9), "amx_int8");
-  EXPECT_EQ(name(Product::kInt8, 32, 256, 256), "avx512vnni_int8") << "slices that are no whole tiles";
-  EXPECT_EQ(name(Product::kInt4, 128, 256, 31), "avx512vnni_int4");
-  EXPECT_EQ(name(Product::kInt4, 128, 256, 32), "amx_int4");
+  EXPECT_EQ(name(Product::kInt8, 32, 256, 8), "avx512vnni_int8");
+  EXPECT_EQ(name(Product::kInt8, 32, 256, 9), "amx_int8_half");
+  EXPECT_EQ(name(Product::kInt8, 96, 288, 256), "amx_int8_half");
+  EXPECT_EQ(name(Product::kInt8, 16, 256, 256), "avx512vnni_int8") << "slices that are no whole tiles";
+  EXPECT_EQ(name(Product::kInt4, 128, 256, 8), "avx512vnni_int4");
+  EXPECT_EQ(name(Product::kInt4, 128, 256, 9), "amx_int4");
   EXPECT_EQ(name(Product::kInt4, 64, 256, 256), "amx_int4");
-  EXPECT_EQ(name(Product::kInt4, 32, 256, 256), "avx512vnni_int4");
+  EXPECT_EQ(name(Product::kInt4, 32, 256, 256), "amx_int4_half");
+  EXPECT_EQ(name(Product::kInt4, 40, 240, 256), "avx512vnni_int4");
   EXPECT_EQ(name(Product::kFloat, 64, 64, 256), "avx512_float");
   EXPECT_EQ(name(Product::kFixed16, 512, 1024, 9), "amx_fixed");
   EXPECT_NE(name(Product::kFixed16, 512, 1024, 8), "amx_fixed");

@@ -73,6 +73,8 @@ void ExpectKernelsFit(const Problem& p, const Plan& plan) {
   for (const RowBlock& b : plan.blocks) {
     ASSERT_EQ(b.kernel, &ChooseKernel(p.product, p.slice, p.k, b.packed_rows, plan.isa));
     ASSERT_TRUE(b.k_block >= 1 && b.k_block <= p.k) << b.k_block;
+    ASSERT_TRUE(b.k_pass == p.k || (b.k_pass >= 1 && b.k_pass < p.k && b.k_pass % b.k_block == 0)) << b.k_pass;
+    ASSERT_GE(b.waiting_pairs, b.k_pass == p.k ? plan.pairs : plan.span);
     if (b.k_block == p.k) continue;
     ASSERT_EQ(b.k_block % line_k, 0) << "a stretch starts at a line";
     ASSERT_TRUE(b.k_block % p.slice == 0 || (b.k_block < p.slice)) << "whole slices, or a part of one";
@@ -143,8 +145,11 @@ void ExpectMemory(const Problem& p, const Plan& plan) {
   for (const RowBlock& b : plan.blocks) {
     const auto bytes = [](int64_t count, int64_t size) { return static_cast<size_t>(count * size); };
     const int64_t lines = (b.k_block + line_k - 1) / line_k;
+    const int64_t most_pairs = (plan.pairs + b.tasks - 1) / b.tasks;  // of a task
+    const int64_t spans = (b.meanwhile ? 2 : 1) * plan.span;
+    const int64_t pairs = b.k_pass < p.k ? std::min(most_pairs, b.waiting_pairs) : std::min<int64_t>(most_pairs, spans);
     const int64_t acc_rows =
-        b.k_block < p.k ? int64_t{b.padded_rows} * plan.span : std::min(b.padded_rows, b.strip_rows);
+        b.k_block < p.k || b.meanwhile ? b.padded_rows * pairs : std::min(b.padded_rows, b.strip_rows);
     const bool split = b.tasks > 1 && swiglu;
     ASSERT_EQ(b.results >= 0, split);
     ASSERT_EQ(b.row_max >= 0, split);

@@ -123,7 +123,8 @@ void Split(const Problem& p, Plan& plan) {
     const int whole = b.rows >= kMinBlockRows ? kWholePerWorker : kSmallPerWorker;
     const int least = b.rows < kMinBlockRows ? plan.nodes : 1;
     if (Cost(p, b.packed_rows) * whole <= share && least == 1) continue;
-    const int64_t most = std::max<int64_t>(plan.nodes, plan.pairs / plan.span / plan.nodes * plan.nodes);
+    const int64_t unit = p.w.packed.given() ? 1 : plan.span;  // tiles like two pairs, a hundred workers prefer equal shares
+    const int64_t most = std::max<int64_t>(plan.nodes, plan.pairs / unit / plan.nodes * plan.nodes);
     b.tasks = static_cast<int>(std::clamp<int64_t>(std::llround(Cost(p, b.packed_rows) / task), least, most));
     if (b.tasks > 1) b.tasks = static_cast<int>(std::min(RoundUp(b.tasks, plan.nodes), most));
     if (b.tasks == 1 || p.epilogue.finish != Finish::kSwigluQuant) continue;
