@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <ctime>
+#include <new>
 #include <random>
 #include <string>
 #include <vector>
@@ -26,6 +27,20 @@ constexpr int kPairs = 4;          // 256 KiB of int8 lines: in L2, not in L1, a
 constexpr int kCertified = 32;     // |w| of certified panels: four in a lane, 128 together
 constexpr int kWidestRows = 64;    // sums wait in a strip of so many rows, as in a call
 
+/// As scratch and packed weights are. A tile of AMX from elsewhere has two cache lines per row: a third of the speed.
+template <class T>
+struct LineAligned {
+  using value_type = T;
+  LineAligned() = default;
+  template <class U>
+  LineAligned(const LineAligned<U>&) {}
+  T* allocate(size_t count) { return static_cast<T*>(operator new(count * sizeof(T), std::align_val_t{kLineBytes})); }
+  void deallocate(T* p, size_t) { operator delete(p, std::align_val_t{kLineBytes}); }
+  bool operator==(const LineAligned&) const { return true; }
+};
+template <class T>
+using Lines = std::vector<T, LineAligned<T>>;
+
 /// x as packed by the kernel, pairs of panels, and the accumulators of one pair.
 struct Work {
   const Kernel& kernel;
@@ -37,8 +52,8 @@ struct Work {
   std::vector<float> fixed_scales;
   std::vector<uint64_t> outliers;
   std::vector<int32_t> outlier_counts;
-  std::vector<uint8_t> packed_x, panels, widened;
-  std::vector<int32_t> row_sums, acc, column_sums;
+  Lines<uint8_t> packed_x, panels, widened;
+  Lines<int32_t> row_sums, acc, column_sums;
 
   Work(const Kernel& row, int row_count)
       : kernel(row), rows(row_count), padded_rows((row_count + row.row_step - 1) / row.row_step * row.row_step),

@@ -109,8 +109,8 @@ void CertifyPanel(const PackedWeight& weight, const PanelPromise& promise, const
 }  // namespace
 
 bool Streams(int64_t bytes, const void* out) {
-  // Of machines that do not tell their L3; and of those that tell a large one, of which a few cores have little: on two CPUs
-  // of a Granite Rapids with 480 MiB, which read them as slowly as memory, 80 MB streamed are packed FILLIN x as fast.
+  // Of machines that do not tell their L3; and of those that tell a large one, of which a few cores have little: two CPUs of a
+  // Granite Rapids with 480 MiB, which read half of them as slowly as memory, pack 80 MB around the caches 1.4 to 2.8 x as fast.
   constexpr int64_t kLeast = 8 << 20, kMost = 32 << 20;
   return reinterpret_cast<uintptr_t>(out) % 32 == 0 && bytes > std::clamp(DetectCaches().l3, kLeast, kMost);
 }
