@@ -329,7 +329,7 @@ void Worker::MultiplySlices(const RowBlock& b, const PairLines& lines, int row, 
 
 /// Panel by panel (or the pair), tile after tile of rows; `acc`: of the strip's first row.
 void Worker::MultiplyTiles(const RowBlock& b, const PairLines& lines, int row, int rows, int64_t slice, int64_t first_k,
-                           GemmArgs args, int32_t* acc) {
+                           GemmArgs& args, int32_t* acc) {
   const int64_t line_k = LineK(p_.w.dtype), line = first_k / line_k - lines.first_k / line_k;
   const int64_t k = int64_t{args.k} * (args.scales ? args.slices : 1);
   const float* scales = args.scales;

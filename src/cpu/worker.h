@@ -80,7 +80,7 @@ class Worker {
                      int64_t k);
   void MultiplySlices(const RowBlock& b, const PairLines& lines, int row, int rows);
   void MultiplyTiles(const RowBlock& b, const PairLines& lines, int row, int rows, int64_t slice, int64_t first_k,
-                     GemmArgs args, int32_t* acc);
+                     GemmArgs& args, int32_t* acc);
   void AddResiduals(const RowBlock& b, const PairLines& lines, int row, int rows);
   FixedRows Fixed(int row) const;
   void AddOutliers(const RowBlock& b, const PairLines& lines, int64_t pair, int row, int rows);

@@ -28,19 +28,16 @@ void AddHighAndLow(const int32_t* sums, bool add, int rows, int32_t* acc) {
 
 template <Form kForm, int kStepK, int kFetchLines>
 void Multiply(const GemmArgs& a, int fetches) {
-  constexpr bool kHighLow = kForm == Form::kHighLow;
-  const int8_t* x = static_cast<const int8_t*>(a.x);
-  const Operands o = {{x, x + (kHighLow ? TileBytes(kStepK) : kTileRows * a.x_stride)}, {a.w[0], a.w[1]}};
-  const Fetch<kFetchLines> fetch = {{a.prefetch[0], a.prefetch[1]}};
+  if (kForm != Form::kHighLow && a.scales) return MultiplySlices<kForm, kStepK, kFetchLines>(a, fetches);
+  const Operands o = OperandsOf<kForm, kStepK>(a);
+  const Fetch<kFetchLines> fetch = FetchOf<kFetchLines>(a);
   int32_t* acc = static_cast<int32_t*>(a.acc);
-  if constexpr (kHighLow) {
+  if constexpr (kForm == Form::kHighLow) {
     alignas(64) int32_t sums[kSums];
     ZeroSums<kForm>();
     TileProduct<kForm, kStepK>(o, fetch, a.k, fetches);
     StoreSums<kForm>(sums);
     AddHighAndLow(sums, a.add, a.rows, acc);
-  } else if (a.scales) {
-    MultiplySlices<kForm, kStepK>(a, o, fetch, fetches);
   } else {
     a.add ? LoadSums<kForm>(acc) : ZeroSums<kForm>();
     TileProduct<kForm, kStepK>(o, fetch, a.k, fetches);

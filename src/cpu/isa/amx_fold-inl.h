@@ -43,7 +43,9 @@ inline void Fold(int slices, const int32_t* sums, const float* scales, bool firs
 }
 
 template <Form kForm, int kStepK, int kFetchLines>
-void MultiplySlices(const GemmArgs& a, Operands o, Fetch<kFetchLines> fetch, int fetches) {
+void MultiplySlices(const GemmArgs& a, int fetches) {
+  Operands o = OperandsOf<kForm, kStepK>(a);
+  Fetch<kFetchLines> fetch = FetchOf<kFetchLines>(a);
   constexpr int kTogether = kStepK == kTileK ? 2 : 4;  // 4 of 64 k or more: -6 %, as their sums leave L1; of 32 k: +7 %
   alignas(64) int32_t sums[kTogether * kSums];
   const int steps = a.k / kStepK;

@@ -153,17 +153,43 @@ void LastStep(Operands o, int k) {
   Step<kForm, kStepK>(o, Fetch<0>());
 }
 
+/// Read by a load of its own. GCC joins loads of neighbouring pointers into one, which waits until the two stores that made
+/// them, and all before, have reached L1: the sums of the call before among them, for which its last products must end.
+template <class T>
+inline T* Alone(T* pointer) {
+  asm volatile("" : "+r"(pointer));
+  return pointer;
+}
+
+template <Form kForm, int kStepK>
+inline Operands OperandsOf(const GemmArgs& a) {
+  const int8_t* x = Alone(static_cast<const int8_t*>(a.x));
+  const ptrdiff_t second = kForm == Form::kHighLow ? TileBytes(kStepK) : kTileRows * a.x_stride;
+  return {{x, x + second}, {Alone(a.w[0]), Alone(a.w[1])}};
+}
+
+template <int kFetchLines>
+inline Fetch<kFetchLines> FetchOf(const GemmArgs& a) {
+  return {{Alone(a.prefetch[0]), Alone(a.prefetch[1])}};
+}
+
 /// k of one slice, fetching in the first `fetching` steps. A function of its own with copies of its own: all pointers stay in
 /// registers, which they do not in the loop over slices (clang 14).
 template <Form kForm, int kStepK, int kFetchLines>
-__attribute__((noinline)) void TileProduct(const Operands& start, const Fetch<kFetchLines>& next, int k, int fetching) {
-  Operands o = start;
-  Fetch<kFetchLines> fetch = next;
+__attribute__((noinline)) void TileProduct(const int8_t* x0, const int8_t* x1, const uint8_t* w0, const uint8_t* w1,
+                                           const uint8_t* next0, const uint8_t* next1, int k, int fetching) {
+  Operands o = {{x0, x1}, {w0, w1}};
+  Fetch<kFetchLines> fetch = {{next0, next1}};
   const int steps = k / kStepK;
   int step = 0;
   for (; step < fetching; ++step, o.template Advance<kForm, kStepK>(), fetch.Advance()) Step<kForm, kStepK>(o, fetch);
   for (; step < steps; ++step, o.template Advance<kForm, kStepK>()) Step<kForm, kStepK>(o, Fetch<0>());
   if (k % kStepK != 0) LastStep<kForm, kStepK>(o, k % kStepK);
+}
+
+template <Form kForm, int kStepK, int kFetchLines>
+inline void TileProduct(const Operands& o, const Fetch<kFetchLines>& f, int k, int fetching) {
+  TileProduct<kForm, kStepK, kFetchLines>(o.x[0], o.x[1], o.w[0], o.w[1], f.w[0], f.w[1], k, fetching);
 }
 
 }  // namespace
