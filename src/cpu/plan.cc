@@ -189,8 +189,8 @@ void DecidePasses(const Problem& p, const Caches& caches, Plan& plan) {
     const int64_t passes = CeilDiv(x_bytes, std::max<int64_t>(caches.l2 / 2, 1));
     const bool several = b.kernel->x_tile_k && b.k_block < p.k && passes > 1;
     b.k_pass = several ? RoundUp(CeilDiv(p.k, passes), b.k_block) : p.k;
-    const int64_t most = caches.l2 / (int64_t{b.padded_rows} * kPairColumns * 4) / plan.span * plan.span;
-    b.waiting_pairs = b.k_pass < p.k ? std::max<int64_t>(most, plan.span) : plan.pairs;
+    const int64_t most = caches.l2 / (int64_t{b.padded_rows} * kPairColumns * 4);
+    b.waiting_pairs = b.k_pass < p.k ? std::max<int64_t>(most / kScalePairs, 1) * kScalePairs : plan.pairs;
   }
 }
 
