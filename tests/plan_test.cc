@@ -252,7 +252,7 @@ TEST(Plan, ALargeGroupAmongSmallOnesGetsMoreTasks) {
   draft.counts = {1, 250, 1};
   const Plan plan = SoundPlan(draft, BestIsa(), 4);
   ASSERT_EQ(plan.blocks.size(), 3u);
-  EXPECT_GT(plan.blocks[1].tasks, 4 * plan.blocks[0].tasks);
+  EXPECT_GT(plan.blocks[1].tasks, 3 * plan.blocks[0].tasks);  // tiles take fewer and larger ones
   EXPECT_EQ(plan.blocks[0].tasks, plan.blocks[2].tasks);
 }
 
