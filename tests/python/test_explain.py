@@ -102,8 +102,8 @@ def test_reference_ends_after_an_error(rng):
 
 CALL = """
 import torch, qgmm, json
-x, w = torch.ones(3, 8, dtype=torch.int8), torch.ones(1, 8, 16, dtype=torch.int8)
-qgmm.grouped_matmul_swiglu_quant(x, w, torch.ones(1, 16), torch.ones(3), [3])
+x, w = torch.ones(9, 8, dtype=torch.int8), torch.ones(1, 8, 16, dtype=torch.int8)  # 9 rows: AMX, too
+qgmm.grouped_matmul_swiglu_quant(x, w, torch.ones(1, 16), torch.ones(9), [9])
 print(json.dumps(qgmm.last_run()))
 """
 

@@ -39,7 +39,7 @@ inline int SliceCount(const GemmArgs& a) { return a.scales ? a.slices : 1; }
 
 /// Sums of a slice into the fp32 rows of acc.
 template <int kRows>
-inline void Fold(const GemmArgs& a, int slice, const __m512i (&sums)[kRows]) {
+inline __attribute__((always_inline)) void Fold(const GemmArgs& a, int slice, const __m512i (&sums)[kRows]) {
   const __m512 scale = _mm512_loadu_ps(a.scales + slice * kPairColumns);
   float* folded = static_cast<float*>(a.acc);
   const bool first = slice == 0 && !a.add;

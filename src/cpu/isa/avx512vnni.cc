@@ -23,19 +23,30 @@ static_assert(kTileRows + 4 + 2 <= kRegisters);
 /// Sums of unsigned weights (the weight + kOffset) and signed x. The weights take the unsigned side, so what the offset
 /// added is kOffset * sum(x) of the row and slice: no sums per column, any slices, x as it is.
 template <int kRows, int kOffset>
+inline __attribute__((always_inline)) void StartSums(const GemmArgs& a, int slice, __m512i (&c)[kRows]) {
+  const int32_t* acc = static_cast<const int32_t*>(a.acc);
+  const bool add = a.add && a.scales == nullptr;
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+    const uint32_t sum = static_cast<uint32_t>(a.row_sums[i * a.row_sums_stride + slice]);
+    const int32_t start = static_cast<int32_t>(0u - static_cast<uint32_t>(kOffset) * sum);
+    c[i] = add ? _mm512_loadu_si512(acc + i * kPairColumns) : _mm512_set1_epi32(start);
+  }
+}
+
+template <int kRows>
+inline __attribute__((always_inline)) void FinishSums(const GemmArgs& a, int slice, const __m512i (&c)[kRows]) {
+  if (a.scales) return Fold<kRows>(a, slice, c);
+  int32_t* acc = static_cast<int32_t*>(a.acc);
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) _mm512_storeu_si512(acc + i * kPairColumns, c[i]);
+}
+
+template <int kRows, int kOffset>
 struct IntegerSums {
   __m512i c[kRows];
 
-  void Start(const GemmArgs& a, int slice) {
-    const int32_t* acc = static_cast<const int32_t*>(a.acc);
-    const bool add = a.add && a.scales == nullptr;
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) {
-      const uint32_t sum = static_cast<uint32_t>(a.row_sums[i * a.row_sums_stride + slice]);
-      const int32_t start = static_cast<int32_t>(0u - static_cast<uint32_t>(kOffset) * sum);
-      c[i] = add ? _mm512_loadu_si512(acc + i * kPairColumns) : _mm512_set1_epi32(start);
-    }
-  }
+  void Start(const GemmArgs& a, int slice) { StartSums<kRows, kOffset>(a, slice, c); }
   void Step(const GemmArgs& a, const int8_t* x, __m512i weights) {
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) c[i] = _mm512_dpbusd_epi32(c[i], weights, Broadcast4(x + i * a.x_stride));
@@ -44,12 +55,7 @@ struct IntegerSums {
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) c[i] = _mm512_add_epi32(c[i], other.c[i]);
   }
-  void Finish(const GemmArgs& a, int slice) const {
-    if (a.scales) return Fold<kRows>(a, slice, c);
-    int32_t* acc = static_cast<int32_t*>(a.acc);
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) _mm512_storeu_si512(acc + i * kPairColumns, c[i]);
-  }
+  void Finish(const GemmArgs& a, int slice) const { FinishSums<kRows>(a, slice, c); }
 };
 
 /// int8: per line one load, one xor (+ 128), one vpdpbusd per row; 64 multiply-adds each, modulo 2^32, never saturating.
@@ -78,26 +84,28 @@ struct GemmInt8Pair {
     const __m512i flip = _mm512_set1_epi8(-128);
     const int8_t* x = static_cast<const int8_t*>(a.x);
     GemmArgs second = a;
-    second.w[0] = a.w[1];
-    second.prefetch[0] = a.prefetch[1];
     if (a.scales) second.scales = a.scales + kPanelColumns;
     second.acc = static_cast<int32_t*>(a.acc) + kPanelColumns;
-    Lines left(a), right(second);
+    const uint8_t *w = a.w[0], *next = a.prefetch[0];  // the other panel's by their distance: fewer registers
+    const ptrdiff_t other = a.w[1] - w, other_next = a.prefetch[1] - next, next_step = a.prefetch_step;
     for (int slice = 0; slice < SliceCount(a); ++slice) {
-      IntegerSums<kRows, 128> c, d;
-      c.Start(a, slice);
-      d.Start(second, slice);
-      for (int k = 0; k < a.k; k += 4, x += 4) {
-        const __m512i v = _mm512_xor_si512(left.Next(), flip), u = _mm512_xor_si512(right.Next(), flip);
+      __m512i c[kRows], d[kRows];
+      StartSums<kRows, 128>(a, slice, c);
+      StartSums<kRows, 128>(second, slice, d);
+      for (int k = 0; k < a.k; k += 4, x += 4, w += kLineBytes, next += next_step) {
+        _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T1);
+        _mm_prefetch(reinterpret_cast<const char*>(next + other_next), _MM_HINT_T1);
+        const __m512i v = _mm512_xor_si512(_mm512_loadu_si512(w), flip);
+        const __m512i u = _mm512_xor_si512(_mm512_loadu_si512(w + other), flip);
 #pragma GCC unroll 16
         for (int i = 0; i < kRows; ++i) {
           const __m512i four = Broadcast4(x + i * a.x_stride);
-          c.c[i] = _mm512_dpbusd_epi32(c.c[i], v, four);
-          d.c[i] = _mm512_dpbusd_epi32(d.c[i], u, four);
+          c[i] = _mm512_dpbusd_epi32(c[i], v, four);
+          d[i] = _mm512_dpbusd_epi32(d[i], u, four);
         }
       }
-      c.Finish(a, slice);
-      d.Finish(second, slice);
+      FinishSums<kRows>(a, slice, c);
+      FinishSums<kRows>(second, slice, d);
     }
   }
 };
