@@ -63,7 +63,7 @@ void Expect(Case& c, const std::string& what, const Caches& caches = kSmall) {
 }
 
 TEST(Passes, PerChannelWithEveryOption) {
-  for (const int64_t rows : {33, 70}) {
+  for (const int64_t rows : {33, 60}) {
     Case c = MakeCase(Finish::kSwigluQuant, {{rows}, 1100, 32 * 9 + 6}, 1);
     Expect(c, std::to_string(rows) + " rows");
     if (HasFailure()) return;
@@ -110,52 +110,6 @@ TEST(Passes, OperatorBWithOutliers) {
   p.x_scale = {};
   p.y_scale = {};
   Expect(c, "fixed point");
-}
-
-/// What a kernel call read and fetched.
-struct Call {
-  const uint8_t *read, *fetched;
-  int64_t read_bytes, fetched_bytes;
-};
-std::vector<Call> calls;
-const Kernel* wrapped = nullptr;
-
-/// What is fetched while a stretch is multiplied is the stretch that comes next, all of it.
-TEST(Passes, TheNextStretchIsFetched) {
-  if (!IsTested(Isa::kAmx)) GTEST_SKIP() << "not run: this machine has no amx";
-  Case c = MakeCase(Finish::kSwigluQuant, {{64}, 1536, 32 * 9}, 1);
-  c.problem.w.paired = true;
-  PackedWeight packed;
-  const std::vector<uint8_t> bytes = Packed(c.problem, &packed);
-  c.problem.w.packed = packed;
-  for (const Caches& caches : {kSmall, Caches{1 << 20, 0}}) {
-    Plan plan = MakePlan(c.problem, Isa::kAmx, 1, caches);
-    RowBlock& b = plan.blocks[0];
-    EXPECT_EQ(b.k_pass < 1536, caches.l2 == kSmall.l2);
-    wrapped = b.kernel;
-    Kernel spy = *wrapped;
-    spy.gemm = [](const GemmArgs& a) {
-      const int64_t lines = a.k / 4;
-      calls.push_back({a.w[0], a.prefetch[0], lines * kLineBytes, lines * a.prefetch_step});
-      wrapped->gemm(a);
-    };
-    b.kernel = &spy;
-    for (const Kernel*& certified : b.by_certificate) certified = &spy;
-    calls.clear();
-    Context context;
-    Execute(c.problem, plan, context, MachineTopology());
-    ASSERT_EQ(calls.size(), 2u * 9 * 3);  // row tiles, pairs, stretches
-    for (size_t i = 0; i < calls.size(); i += 2) {
-      ASSERT_EQ(calls[i].read, calls[i + 1].read);
-      if (i + 2 == calls.size()) {
-        EXPECT_EQ(calls[i].fetched_bytes + calls[i + 1].fetched_bytes, 0);
-        continue;
-      }
-      EXPECT_EQ(calls[i].fetched, calls[i + 2].read) << "call " << i;
-      EXPECT_EQ(calls[i].fetched + calls[i].fetched_bytes, calls[i + 1].fetched) << "call " << i;
-      EXPECT_EQ(calls[i].fetched_bytes + calls[i + 1].fetched_bytes, calls[i + 2].read_bytes) << "call " << i;
-    }
-  }
 }
 
 }  // namespace
