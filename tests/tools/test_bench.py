@@ -8,6 +8,7 @@ from pathlib import Path
 
 import judge
 import markdown
+import ops_bench
 import plot
 import pytest
 import roof
@@ -31,6 +32,24 @@ def measurements(tmp_path_factory):
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     return plot.load(file)
+
+
+@pytest.mark.parametrize(("end", "words"), [("kill -9 $$", "process best: ended by SIGKILL, its list is not complete"),
+                                            ("exit 3", "process best: ended with 3, its list is not complete")])
+def test_bench_says_that_a_process_ended_early(tmp_path, monkeypatch, capsys, end, words):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{end}\n", encoding="utf-8")
+    python.chmod(0o755)
+    monkeypatch.setattr(ops_bench.sys, "executable", str(python))
+    options = types.SimpleNamespace(quick=True, smoke=False, operators="A", repeats=1, extras="", only="")
+    assert ops_bench.run_worker("best", options, None, 1) != 0
+    assert words in capsys.readouterr().out
+
+
+def test_bench_is_cold_beyond_the_last_level_cache(monkeypatch):
+    for cache, least in ((32 << 20, 600_000_000), (480 << 20, 600 << 20)):
+        monkeypatch.setattr(cases, "last_level_cache", lambda size=cache: size)
+        assert cases.cold_bytes() == least > cache
 
 
 def test_bench_zipf_groups_hold_every_row():
