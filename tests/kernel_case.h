@@ -12,6 +12,7 @@
 
 #include "cpu/backend.h"
 #include "cpu/kernel.h"
+#include "numeric.h"
 #include "qgmm/context.h"
 #include "reference.h"
 #include "reference_case.h"
@@ -41,6 +42,23 @@ struct Answer {
            std::memcmp(y_scale.data(), other.y_scale.data(), y_scale.size() * sizeof(float)) == 0;
   }
 };
+
+/// Operator B, bfloat16 rows, some of whose values are outliers of their row.
+inline reference::Case MakeOutlierCase(int64_t rows, int64_t k, int64_t n, Product product) {
+  reference::Case c = reference::MakeCase(Finish::kAffine, {{rows}, k, n}, 8, DType::kInt8, DType::kBFloat16);
+  const std::vector<float> x = reference::Uniform(c.m * k, 2, 9);
+  c.x_bytes.resize(x.size() * 2);
+  for (size_t i = 0; i < x.size(); ++i) {
+    Store(c.x_bytes.data(), DType::kBFloat16, static_cast<int64_t>(i), i % 101 == 5 ? 3000.0f * x[i] : x[i]);
+  }
+  Problem& p = c.problem;
+  p.product = product;
+  if (product == Product::kFixed16) p.slice = kFixedSlice;
+  p.x = {c.x_bytes.data(), DType::kBFloat16, c.m, k, k, 1};
+  p.x_scale = {};
+  p.y_scale = {};
+  return c;
+}
 
 inline void Poison(reference::Case& c) {
   std::fill(c.y.begin(), c.y.end(), uint8_t{0xAB});

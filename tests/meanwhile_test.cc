@@ -186,19 +186,9 @@ TEST(Meanwhile, RowsToTypesAndIntegers) {
 TEST(Meanwhile, OperatorBWithOutliers) {
   for (const Product product : {Product::kFixed16, Product::kFloat}) {
     for (const int64_t k : {300, 1100}) {
-      Case c = MakeCase(Finish::kAffine, {{50}, k, 32 * 9 + 5}, 8, DType::kInt8, DType::kBFloat16);
-      std::vector<float> x = Uniform(c.m * k, 2, 9);
-      for (size_t i = 0; i < x.size(); ++i) x[i] *= i % 101 == 5 ? 3000.0f : 1.0f;
-      c.x_bytes.resize(x.size() * 2);
-      for (size_t i = 0; i < x.size(); ++i) Store(c.x_bytes.data(), DType::kBFloat16, static_cast<int64_t>(i), x[i]);
-      Problem& p = c.problem;
-      p.product = product;
-      if (product == Product::kFixed16) p.slice = kFixedSlice;
-      p.x = {c.x_bytes.data(), DType::kBFloat16, c.m, k, k, 1};
-      p.x_scale = {};
-      p.y_scale = {};
-      AddColumns(&c.offset, &p.epilogue.offset, c, c.sizes.n, 10);
-      AddColumns(&c.bias, &p.epilogue.bias, c, c.sizes.n, 11);
+      Case c = MakeOutlierCase(50, k, 32 * 9 + 5, product);
+      AddColumns(&c.offset, &c.problem.epilogue.offset, c, c.sizes.n, 10);
+      AddColumns(&c.bias, &c.problem.epilogue.bias, c, c.sizes.n, 11);
       Expect(c, "k " + std::to_string(k));
       if (HasFailure()) return;
     }

@@ -97,18 +97,7 @@ TEST(Passes, DownProjection) {
 }
 
 TEST(Passes, OperatorBWithOutliers) {
-  const int64_t k = 1100;
-  Case c = MakeCase(Finish::kAffine, {{33}, k, 32 * 9 + 5}, 8, DType::kInt8, DType::kBFloat16);
-  std::vector<float> x = Uniform(c.m * k, 2, 9);
-  for (size_t i = 0; i < x.size(); ++i) x[i] *= i % 101 == 5 ? 3000.0f : 1.0f;
-  c.x_bytes.resize(x.size() * 2);
-  for (size_t i = 0; i < x.size(); ++i) Store(c.x_bytes.data(), DType::kBFloat16, static_cast<int64_t>(i), x[i]);
-  Problem& p = c.problem;
-  p.product = Product::kFixed16;
-  p.slice = kFixedSlice;
-  p.x = {c.x_bytes.data(), DType::kBFloat16, c.m, k, k, 1};
-  p.x_scale = {};
-  p.y_scale = {};
+  Case c = MakeOutlierCase(33, 1100, 32 * 9 + 5, Product::kFixed16);
   Expect(c, "fixed point");
 }
 
