@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "cpu/finish_rows-inl.h"
 #include "cpu/fixed-inl.h"
 #include "cpu/kernel.h"
 #include "cpu/lines-inl.h"
@@ -17,10 +18,6 @@ namespace qgmm::cpu {
 namespace {
 
 constexpr int kRow = kPairColumns;  // a row of a strip: 16 columns of the pair's first panel, 16 of the second
-
-/// Vectors of a panel's 16 columns.
-template <class V>
-constexpr int kVectors = kPanelColumns / V::kLanes;
 
 /// c = fma(f(a_p), ws_p, c), slices ascending, from c = +0.
 template <class V>
@@ -64,12 +61,19 @@ inline float XScale(const StripArgs& s, int row) {
   return static_cast<const float*>(scale.data)[(s.first_row + row) * scale.stride];
 }
 
+template <class Rows>
+void FinishRows(const StripArgs& s, int begin, int end) {
+  Rows rows(s, begin);
+  for (int i = begin; i < end; ++i) rows.Finish();
+}
+
 /// c = t * x_scale;  limit;  s = Silu(gate) * up;  s = s * smooth;  row maximum of bits |s| over real columns.
 /// Here and below the arguments are copied first: a store of results might change what they point from, so that everything
 /// was read again for each vector (a third of the time of FinishDequantize on a Zen 4).
 template <class V>
 void FinishSwiglu(const StripArgs& args, int begin, int end) {
   using I = typename V::I;
+  if (args.plain) return FinishRows<SwigluRows<V>>(args, begin, end);
   const StripArgs s = args;
   if (begin < s.assist_row) KeepD<V>(s);
   const bool limited = s.problem->epilogue.limited;
@@ -153,33 +157,10 @@ inline void FinishIntegers(const StripArgs& s, int begin, int end) {
   }
 }
 
-/// Whole panels and none of the options: y = t * x_scale.
-template <class V>
-void FinishPlain(const StripArgs& s, int begin, int end) {
-  const Matrix y = s.problem->y;
-  const Vector x_scale = s.problem->x_scale;
-  const int32_t* a = static_cast<const int32_t*>(s.acc);
-  const float* t = s.folded;
-  const int64_t first_row = s.first_row, first_column[2] = {s.first_column[0], s.first_column[1]};
-  typename V::F scale[2][kVectors<V>];
-  for (int j = 0; j < kRow; j += V::kLanes) scale[j / kPanelColumns][j % kPanelColumns / V::kLanes] = V::Load(s.scale + j);
-  for (int i = begin; i < end; ++i) {
-    const auto factor = V::Set(static_cast<const float*>(x_scale.data)[(first_row + i) * x_scale.stride]);
-    for (int h = 0; h < 2; ++h) {
-      typename V::F z[kVectors<V>];
-      for (int l = 0; l < kVectors<V>; ++l) {
-        const int j = i * kRow + h * kPanelColumns + l * V::kLanes;
-        z[l] = t ? V::Load(t + j) : V::Mul(V::ToFloat(V::LoadInt(a + j)), scale[h][l]);
-        z[l] = CanonicalNan<V>(V::Mul(z[l], factor));
-      }
-      V::StoreNarrow16(y.data, y.dtype, (first_row + i) * y.row_stride + first_column[h], z);
-    }
-  }
-}
-
 /// z = t * x_scale;  z = z + bias;  y = act(z). kInt32: y = a + bias.
 template <class V>
 void FinishDequantize(const StripArgs& args, int begin, int end) {
+  if (V::kLanes > 1 && args.plain) return FinishRows<PlainRows<V>>(args, begin, end);
   const StripArgs s = args;
   const Epilogue& e = s.problem->epilogue;
   if (e.finish == Finish::kInt32) return FinishIntegers(s, begin, end);
@@ -187,9 +168,6 @@ void FinishDequantize(const StripArgs& args, int begin, int end) {
   const Matrix y = s.problem->y;
   const Activation activation = e.activation;
   const bool scaled = s.problem->x_scale.data != nullptr;
-  const bool options = s.int_bias || s.bias || s.assist || activation != Activation::kNone || !scaled;
-  const bool whole = y.column_stride == 1 && s.columns[0] == kPanelColumns && s.columns[1] == kPanelColumns;
-  if (V::kLanes > 1 && whole && !options) return FinishPlain<V>(s, begin, end);
   for (int i = FirstReal(s, begin); i < end; ++i) {
     const auto x_scale = V::Set(scaled ? XScale(s, i - s.assist_row) : 1.0f);
     for (int h = 0; h < 2; ++h) {

@@ -12,6 +12,8 @@
 
 namespace qgmm::cpu {
 
+struct WaitingRows;
+
 /// acc[i * kPairColumns + j] (+)= sum over k of x[i][k] * w[k][j], for i < rows <= tile_m, j < 16 * panels. int32 modulo
 /// 2^32; kFloat: fp32 fma, k ascending in one lane per output.
 struct GemmArgs {
@@ -33,6 +35,7 @@ struct GemmArgs {
   const float* scales;   // kernels that fold, else null: `slices` slices of k each follow one another in x and w, row_sums of
   int slices;            // theirs too; acc is fp32: c = fma(float(sum), scales[slice][j], c), from +0 unless `add`.
                          // Rows of scales are kPairColumns apart
+  WaitingRows* waiting;  // of other sums, for Kernel::meanwhile to finish between its own instructions; null: none
 };
 using GemmFn = void (*)(const GemmArgs&);
 
@@ -123,8 +126,18 @@ struct alignas(64) StripArgs {
   const float* offset;   // [kPairColumns] or null
   const float* bias;     // [kPairColumns] or null
   const float* x_sums;   // [rows] or null
+  bool plain;            // IsPlain
   float* results;        // kSwigluQuant: s of the pair's 16 columns, [rows][16], first real row
   uint32_t* row_max;     // kSwigluQuant: running maximum of bits |s| per real row
+};
+
+/// Whole panels side by side in y, and none of a finish's options: bias, assist, smooth, limit, activation, no x_scale.
+bool IsPlain(const StripArgs& strip);
+
+/// Rows [row, end) of a plain strip, of which a kernel that finishes some moves `row` on.
+struct WaitingRows {
+  const StripArgs* strip = nullptr;
+  int row = 0, end = 0;
 };
 
 /// Rows [begin, end) of a strip, 0 <= begin < end <= rows, in ascending order where the first is a row of eights. Rows that are

@@ -255,8 +255,7 @@ void Worker::MultiplySpan(const RowBlock& b, const Task& task, int64_t first, in
   const int64_t pass_end = std::min(pass + b.k_pass, p_.k);
   const int slot = GatherSpan(b, task, first, pairs);
   const int sums = b.k_pass < p_.k ? static_cast<int>(first - waiting) : slot;
-  unfinished_.products_left = int64_t{pairs} * 2 * b.packed_rows * (pass_end - pass);
-  unfinished_.owed = 0;
+  unfinished_.products = unfinished_.products_left = int64_t{pairs} * 2 * b.packed_rows * (pass_end - pass);
   for (int64_t k0 = pass; k0 < pass_end; k0 += b.k_block) {
     const int64_t k = std::min(b.k_block, pass_end - k0), count = LinesOf(k, p_.w.dtype);
     if (!p_.w.packed.given()) {
@@ -349,8 +348,9 @@ void Worker::MultiplyTiles(const RowBlock& b, const PairLines& lines, int row, i
       args.row_sums = At<int32_t>(plan_.scratch.row_sums) + (row + r) * slices_ + slice;
       args.acc = acc + r * kPairColumns + h * kPanelColumns;
       SetPrefetch(b, kernel, lines, h, row + r, line, &args);
+      args.waiting = unfinished_.rows_left > 0 ? Share(int64_t{args.rows} * kernel.panels * k) : nullptr;
       kernel.gemm(args);
-      if (unfinished_.rows_left > 0) FinishShare(int64_t{args.rows} * kernel.panels * k);
+      if (args.waiting) FinishShare();
     }
   }
 }

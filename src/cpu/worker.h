@@ -53,8 +53,10 @@ class Worker {
     const Task* task = nullptr;
     int64_t pair = 0;           // the next row's
     int slot = 0, sums = 0, row = 0;
-    int rows_left = 0;          // of all pairs
-    int64_t products_left = 0, owed = 0;  // row, panel and k: of the span being multiplied, and done since the last share
+    int rows = 0, rows_left = 0;  // of all pairs
+    int64_t products = 0, products_left = 0;  // row, panel and k: of the span being multiplied
+    int due = 0;                // rows that the kernel call should see finished
+    WaitingRows waiting = {};   // those of them that it may finish itself
     StripArgs strip = {};       // the pair's rows
   };
   template <class T>
@@ -90,7 +92,9 @@ class Worker {
   void FinishStrip(const StripArgs& strip, int begin, int end) const;
   void FinishLater(const RowBlock& b, const Task& task, int64_t first_pair, int pairs, int slot, int sums);
   void FinishRows(int count);
-  void FinishShare(int64_t products);
+  WaitingRows* Share(int64_t products);
+  void FinishShare();
+  void NextStrip();
   void FetchResults(const StripArgs& strip, int begin, int end) const;
 
   const Problem& p_;

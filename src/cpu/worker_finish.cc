@@ -9,6 +9,15 @@
 
 namespace qgmm::cpu {
 
+bool IsPlain(const StripArgs& s) {
+  const Epilogue& e = s.problem->epilogue;
+  const bool none = !s.int_bias && !s.assist && !s.bias && !s.offset && !s.smooth && !e.limited && s.problem->x_scale.data &&
+                    e.activation == Activation::kNone && s.assist_row == 0;
+  const bool whole = s.columns[0] == kPanelColumns && s.columns[1] == kPanelColumns;
+  const bool adjacent = s.problem->y.column_stride == 1 || e.finish == Finish::kSwigluQuant;
+  return none && whole && adjacent && (e.finish == Finish::kSwigluQuant || e.finish == Finish::kDequantize);
+}
+
 float* Worker::Results(const RowBlock& b) const {
   return b.results < 0 ? At<float>(plan_.scratch.results) : reinterpret_cast<float*>(shared_ + b.results);
 }
@@ -70,6 +79,7 @@ StripArgs Worker::Strip(const RowBlock& b, const Task& task, int64_t pair, int s
     s.results = Results(b) + (pair * b.rows + first_real) * kPanelColumns;
     s.row_max = RowMax(b, task.index) + first_real;
   }
+  s.plain = IsPlain(s);
   return s;
 }
 
@@ -86,7 +96,7 @@ void Worker::FinishStrip(const StripArgs& s, int begin, int end) const {
 /// finished now: its slots are the next span's.
 void Worker::FinishLater(const RowBlock& b, const Task& task, int64_t first_pair, int pairs, int slot, int sums) {
   FinishRest();
-  unfinished_ = {&b, &task, first_pair, slot, sums, 0, pairs * b.packed_rows, 0, 0, {}};
+  unfinished_ = {&b, &task, first_pair, slot, sums, 0, pairs * b.packed_rows, pairs * b.packed_rows, 0, 0, 0, {}, {}};
   unfinished_.strip = Strip(b, task, first_pair, slot, sums, 0, b.packed_rows);
 }
 
@@ -97,10 +107,7 @@ void Worker::FinishRows(int count) {
   Unfinished& u = unfinished_;
   u.rows_left -= count;
   while (count > 0) {
-    if (u.row == u.strip.rows) {
-      u.strip = Strip(*u.block, *u.task, ++u.pair, ++u.slot, ++u.sums, 0, u.strip.rows);
-      u.row = 0;
-    }
+    if (u.row == u.strip.rows) NextStrip();
     const int end = std::min(u.row + count, u.strip.rows);
     FinishStrip(u.strip, u.row, end);
     count -= end - u.row;
@@ -108,16 +115,31 @@ void Worker::FinishRows(int count) {
   }
 }
 
-/// After a kernel call of so many products (row, panel and k), whose last instructions are still on their way: its share of
-/// the rows that wait, several together.
-void Worker::FinishShare(int64_t products) {
+void Worker::NextStrip() {
+  Unfinished& u = unfinished_;
+  u.strip = Strip(*u.block, *u.task, ++u.pair, ++u.slot, ++u.sums, 0, u.strip.rows);
+  u.row = 0;
+}
+
+/// Rows that a kernel call of so many products (row, panel and k) may finish: its share, of one strip.
+WaitingRows* Worker::Share(int64_t products) {
+  Unfinished& u = unfinished_;
+  u.products_left -= products;
+  u.due = std::max(u.rows_left - static_cast<int>(u.rows * u.products_left / u.products), 0);
+  if (u.due > 0 && u.row == u.strip.rows) NextStrip();
+  u.waiting = {&u.strip, u.row, u.strip.plain ? std::min(u.row + u.due, u.strip.rows) : u.row};
+  return &u.waiting;
+}
+
+/// What the call left of its share, whose last instructions are still on their way: several rows together.
+void Worker::FinishShare() {
   constexpr int kRowsTogether = 8;
   Unfinished& u = unfinished_;
-  u.owed += products;
-  const int64_t rows = u.rows_left * u.owed / u.products_left;
-  if (rows < std::min(kRowsTogether, u.rows_left)) return;
-  u.products_left -= std::exchange(u.owed, 0);
-  FinishRows(static_cast<int>(rows));
+  const int done = u.waiting.row - std::exchange(u.row, u.waiting.row);
+  u.rows_left -= done;
+  u.due -= done;
+  if (u.due < std::min(kRowsTogether, u.rows_left) || u.rows_left == 0) return;
+  FinishRows(u.due);
   if (p_.epilogue.finish != Finish::kSwigluQuant) FetchResults(u.strip, u.row, u.row + kRowsTogether);
 }
 

@@ -52,7 +52,7 @@ void MultiplySlices(const GemmArgs& a, int fetches) {
   for (int slice = 0; slice < a.slices; ++slice, o.template Advance<kForm, kStepK>(steps)) {
     const int fetching = fetches < steps ? fetches : steps, at = slice % kTogether;
     ZeroSums<kForm>();
-    TileProduct<kForm, kStepK>(o, fetch, a.k, fetching);
+    TileProduct<kForm, kStepK>(o, fetch, a.k, fetching, a.waiting);
     StoreSums<kForm>(sums + at * kSums);
     fetches -= fetching;
     fetch.Advance(fetching);

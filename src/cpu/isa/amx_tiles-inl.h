@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cpu/finish_rows-inl.h"
+#include "cpu/isa/avx512.h"
 #include "cpu/kernel.h"
 
 namespace qgmm::cpu {
@@ -55,6 +57,7 @@ inline void StoresAreDone() { asm volatile("" : : : "memory"); }
 /// L1 or past the caches (T0, NTA) more than T1.
 template <int kLines>
 struct Fetch {
+  static constexpr bool kStreamX = kLines != 16;
   const uint8_t* w[2];
 
   template <int kSpot, int kSpots>
@@ -88,7 +91,9 @@ struct Operands {
 template <Form kForm, int kStepK, class Fetch>
 inline __attribute__((always_inline)) void Step(const Operands& o, const Fetch& fetch) {
   constexpr int kSpots = kForm == Form::k16Rows ? 5 : 8;
-  _tile_loadd(4, o.x[0], kStepK);
+  constexpr bool kStream = Fetch::kStreamX;
+  if constexpr (kStream) _tile_stream_loadd(4, o.x[0], kStepK);
+  else _tile_loadd(4, o.x[0], kStepK);
   fetch.template At<0, kSpots>();
   _tile_loadd(6, o.w[0], kLineBytes);
   fetch.template At<1, kSpots>();
@@ -99,7 +104,8 @@ inline __attribute__((always_inline)) void Step(const Operands& o, const Fetch& 
   _tile_dpbssd(1, 4, 7);
   fetch.template At<4, kSpots>();
   if constexpr (kForm != Form::k16Rows) {
-    _tile_loadd(5, o.x[1], kStepK);
+    if constexpr (kStream) _tile_stream_loadd(5, o.x[1], kStepK);
+    else _tile_loadd(5, o.x[1], kStepK);
     fetch.template At<5, kSpots>();
     if constexpr (kForm == Form::k32Rows) _tile_dpbssd(2, 5, 6);
     if constexpr (kForm == Form::kHighLow) _tile_dpbusd(2, 5, 6);
@@ -173,23 +179,64 @@ inline Fetch<kFetchLines> FetchOf(const GemmArgs& a) {
   return {{Alone(a.prefetch[0]), Alone(a.prefetch[1])}};
 }
 
-/// k of one slice, fetching in the first `fetching` steps. A function of its own with copies of its own: all pointers stay in
-/// registers, which they do not in the loop over slices (clang 14).
-template <Form kForm, int kStepK, int kFetchLines>
+/// No rows to finish.
+struct NoRows {
+  NoRows(const StripArgs*, int) {}
+  void Finish() {}
+};
+
+/// `Rows` of a strip from there on.
+template <class Rows>
+struct Waiting : Rows {
+  Waiting(const StripArgs* strip, int row) : Rows(*strip, row) {}
+};
+
+/// k of one slice, fetching in the first `fetching` steps, finishing a row each in the first `finishing`, at most as many. A
+/// function of its own with copies of its own: all pointers stay in registers, which they do not in the loop over slices
+/// (clang 14).
+template <class Rows, Form kForm, int kStepK, int kFetchLines>
 __attribute__((noinline)) void TileProduct(const int8_t* x0, const int8_t* x1, const uint8_t* w0, const uint8_t* w1,
-                                           const uint8_t* next0, const uint8_t* next1, int k, int fetching) {
+                                           const uint8_t* next0, const uint8_t* next1, int k, int fetching,
+                                           const StripArgs* strip, int row, int finishing) {
   Operands o = {{x0, x1}, {w0, w1}};
   Fetch<kFetchLines> fetch = {{next0, next1}};
+  Rows rows(strip, row);
   const int steps = k / kStepK;
   int step = 0;
+  for (; step < finishing; ++step, o.template Advance<kForm, kStepK>(), fetch.Advance()) {
+    Step<kForm, kStepK>(o, fetch);
+    rows.Finish();
+  }
   for (; step < fetching; ++step, o.template Advance<kForm, kStepK>(), fetch.Advance()) Step<kForm, kStepK>(o, fetch);
   for (; step < steps; ++step, o.template Advance<kForm, kStepK>()) Step<kForm, kStepK>(o, Fetch<0>());
   if (k % kStepK != 0) LastStep<kForm, kStepK>(o, k % kStepK);
 }
 
+template <class Rows, Form kForm, int kStepK, int kFetchLines>
+inline void ProductAnd(const Operands& o, const Fetch<kFetchLines>& f, int k, int fetching, WaitingRows* w) {
+  const StripArgs* strip = nullptr;
+  int row = 0, finishing = 0;
+  if (w) {
+    strip = w->strip, row = w->row;
+    finishing = w->end - row < fetching ? w->end - row : fetching;
+    w->row += finishing;
+  }
+  TileProduct<Rows, kForm, kStepK, kFetchLines>(o.x[0], o.x[1], o.w[0], o.w[1], f.w[0], f.w[1], k, fetching, strip, row, finishing);
+}
+
+/// Rows wait where a block has several row tiles, which fetch few lines each.
 template <Form kForm, int kStepK, int kFetchLines>
-inline void TileProduct(const Operands& o, const Fetch<kFetchLines>& f, int k, int fetching) {
-  TileProduct<kForm, kStepK, kFetchLines>(o.x[0], o.x[1], o.w[0], o.w[1], f.w[0], f.w[1], k, fetching);
+inline void TileProduct(const Operands& o, const Fetch<kFetchLines>& f, int k, int fetching, WaitingRows* w) {
+  if constexpr (kFetchLines == 2 || kFetchLines == 4) {
+    if (w && w->row < w->end) {
+      switch (w->strip->problem->epilogue.finish) {
+        case Finish::kSwigluQuant: return ProductAnd<Waiting<SwigluRows<Avx512>>, kForm, kStepK>(o, f, k, fetching, w);
+        case Finish::kDequantize: return ProductAnd<Waiting<PlainRows<Avx512>>, kForm, kStepK>(o, f, k, fetching, w);
+        default: break;
+      }
+    }
+  }
+  ProductAnd<NoRows, kForm, kStepK>(o, f, k, fetching, nullptr);
 }
 
 }  // namespace

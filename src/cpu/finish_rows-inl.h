@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// The stages of plain strips (StripArgs::plain) a row at a time, with all that does not change from row to row in registers: by
+// the stages themselves, and by kernels that finish other rows between their own instructions.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kernel.h"
+#include "cpu/math-inl.h"
+#include "cpu/prefetch.h"
+#include "numeric.h"
+
+namespace qgmm::cpu {
+namespace {
+
+/// Vectors of a panel's 16 columns.
+template <class V>
+constexpr int kVectors = kPanelColumns / V::kLanes;
+
+/// How many rows before it is written a row of y is fetched: a core's stores reach caches in order, and wait for each other.
+constexpr int kRowsAhead = 8;
+
+/// t of a row: both panels' columns, folded slices or f(a) * ws.
+template <class V>
+class DequantizedRows {
+ public:
+  using F = typename V::F;
+
+  DequantizedRows(const StripArgs& s, int row)
+      : acc_(static_cast<const int32_t*>(s.acc) + row * kPairColumns),
+        folded_(s.folded ? s.folded + row * kPairColumns : nullptr),
+        x_scale_(static_cast<const float*>(s.problem->x_scale.data) + (s.first_row + row) * s.problem->x_scale.stride),
+        x_scale_stride_(s.problem->x_scale.stride) {
+    for (int j = 0; j < kPairColumns; j += V::kLanes) scale_[j / V::kLanes] = V::Load(s.scale + j);
+  }
+  /// Columns j .., t * x_scale.
+  F At(int j) const {
+    const F t = folded_ ? V::Load(folded_ + j) : V::Mul(V::ToFloat(V::LoadInt(acc_ + j)), scale_[j / V::kLanes]);
+    return V::Mul(t, V::Set(*x_scale_));
+  }
+  void Next() {
+    acc_ += kPairColumns;
+    if (folded_) folded_ += kPairColumns;
+    x_scale_ += x_scale_stride_;
+  }
+
+ private:
+  const int32_t* acc_;
+  const float* folded_;
+  const float* x_scale_;
+  int64_t x_scale_stride_;
+  F scale_[2 * kVectors<V>];
+};
+
+/// Operator A: s = Silu(c[gate]) * c[up], and the maximum of the bits of |s|.
+template <class V>
+class SwigluRows {
+ public:
+  SwigluRows(const StripArgs& s, int row)
+      : t_(s, row), results_(s.results + row * kPanelColumns), row_max_(s.row_max + row) {}
+
+  void Finish() {
+    typename V::I top = V::SetInt(0);
+    for (int j = 0; j < kPanelColumns; j += V::kLanes) {
+      const auto v = V::Mul(Silu<V>(t_.At(j)), t_.At(j + kPanelColumns));
+      V::Store(results_ + j, v);
+      top = V::MaxInt(top, V::AndInt(V::Bits(v), V::SetInt(0x7FFFFFFF)));
+    }
+    const uint32_t highest = static_cast<uint32_t>(V::MaxLane(top));
+    if (highest > *row_max_) *row_max_ = highest;
+    t_.Next();
+    results_ += kPanelColumns;
+    ++row_max_;
+  }
+
+ private:
+  DequantizedRows<V> t_;
+  float* results_;
+  uint32_t* row_max_;
+};
+
+/// Rows of y, whose panels each are 16 columns side by side.
+template <class V>
+class StoredRows {
+ public:
+  StoredRows(const StripArgs& s, int row)
+      : y_(static_cast<std::byte*>(s.problem->y.data)), dtype_(s.problem->y.dtype), stride_(s.problem->y.row_stride) {
+    for (int h = 0; h < 2; ++h) at_[h] = (s.first_row + row) * stride_ + s.first_column[h];
+  }
+  void Store(int h, typename V::F (&z)[kVectors<V>]) {
+    for (auto& vector : z) vector = CanonicalNan<V>(vector);
+    V::StoreNarrow16(y_, dtype_, at_[h], z);
+  }
+  void Next() {
+    at_[0] += stride_;
+    at_[1] += stride_;
+  }
+
+ private:
+  std::byte* y_;
+  DType dtype_;
+  int64_t stride_, at_[2];
+};
+
+/// y = t * x_scale, narrowed.
+template <class V>
+class PlainRows {
+ public:
+  PlainRows(const StripArgs& s, int row) : t_(s, row), y_(s, row) {}
+
+  void Finish() {
+    for (int h = 0; h < 2; ++h) {
+      typename V::F z[kVectors<V>];
+      for (int l = 0; l < kVectors<V>; ++l) z[l] = t_.At(h * kPanelColumns + l * V::kLanes);
+      y_.Store(h, z);
+    }
+    t_.Next();
+    y_.Next();
+  }
+
+ private:
+  DequantizedRows<V> t_;
+  StoredRows<V> y_;
+};
+
+}  // namespace
+}  // namespace qgmm::cpu
