@@ -122,6 +122,7 @@ inline void StoreRow(const Matrix& y, int64_t row, int64_t column, int count, ty
 /// t = offset ? fma(offset, X, P) : P;  z = bias ? fma(scale, t, bias) : scale * t;  y = act(z).
 template <class V>
 void FinishAffine(const StripArgs& args, int begin, int end) {
+  if (V::kLanes > 1 && args.plain) return FinishRows<AffineRows<V>>(args, begin, end);
   const StripArgs s = args;
   const Matrix y = s.problem->y;
   const Activation activation = s.problem->epilogue.activation;

@@ -131,7 +131,7 @@ struct alignas(64) StripArgs {
   uint32_t* row_max;     // kSwigluQuant: running maximum of bits |s| per real row
 };
 
-/// Whole panels side by side in y, and none of a finish's options: bias, assist, smooth, limit, activation, no x_scale.
+/// Both panels whole, each side by side in y; no row of eights, activation, limit or smooth; of bias only operator B's.
 bool IsPlain(const StripArgs& strip);
 
 /// Rows [row, end) of a plain strip, of which a kernel that finishes some moves `row` on.

@@ -11,11 +11,10 @@ namespace qgmm::cpu {
 
 bool IsPlain(const StripArgs& s) {
   const Epilogue& e = s.problem->epilogue;
-  const bool none = !s.int_bias && !s.assist && !s.bias && !s.offset && !s.smooth && !e.limited && s.problem->x_scale.data &&
-                    e.activation == Activation::kNone && s.assist_row == 0;
-  const bool whole = s.columns[0] == kPanelColumns && s.columns[1] == kPanelColumns;
-  const bool adjacent = s.problem->y.column_stride == 1 || e.finish == Finish::kSwigluQuant;
-  return none && whole && adjacent && (e.finish == Finish::kSwigluQuant || e.finish == Finish::kDequantize);
+  const bool whole = s.columns[0] == kPanelColumns && s.columns[1] == kPanelColumns && s.assist_row == 0;
+  if (!whole || e.activation != Activation::kNone || e.finish == Finish::kInt32) return false;
+  if (e.finish != Finish::kSwigluQuant && s.problem->y.column_stride != 1) return false;
+  return e.finish == Finish::kAffine || (s.problem->x_scale.data && !s.int_bias && !s.assist && !s.bias && !s.smooth && !e.limited);
 }
 
 float* Worker::Results(const RowBlock& b) const {
@@ -140,7 +139,7 @@ void Worker::FinishShare() {
   u.due -= done;
   if (u.due < std::min(kRowsTogether, u.rows_left) || u.rows_left == 0) return;
   FinishRows(u.due);
-  if (p_.epilogue.finish != Finish::kSwigluQuant) FetchResults(u.strip, u.row, u.row + kRowsTogether);
+  if (p_.epilogue.finish != Finish::kSwigluQuant && !u.strip.plain) FetchResults(u.strip, u.row, u.row + kRowsTogether);
 }
 
 /// Lines of y that the next rows write. Stores reach caches in order, and those of sums that kernels leave are most of what a

@@ -232,7 +232,8 @@ inline void TileProduct(const Operands& o, const Fetch<kFetchLines>& f, int k, i
       switch (w->strip->problem->epilogue.finish) {
         case Finish::kSwigluQuant: return ProductAnd<Waiting<SwigluRows<Avx512>>, kForm, kStepK>(o, f, k, fetching, w);
         case Finish::kDequantize: return ProductAnd<Waiting<PlainRows<Avx512>>, kForm, kStepK>(o, f, k, fetching, w);
-        default: break;
+        case Finish::kAffine: return ProductAnd<Waiting<AffineRows<Avx512>>, kForm, kStepK>(o, f, k, fetching, w);
+        case Finish::kInt32: break;
       }
     }
   }
