@@ -47,14 +47,14 @@ std::vector<Call> CallsOf(Plan& plan, const Problem& problem) {
 /// All of the stretch that comes next: of the span's next pair, else of the next stretch of k, span, pass or pairs that wait.
 TEST(Fetch, TheNextStretch) {
   if (!IsTested(Isa::kAmx)) GTEST_SKIP() << "not run: this machine has no amx";
-  Case c = MakeCase(Finish::kSwigluQuant, {{64}, 1536, 32 * 6}, 1);
+  Case c = MakeCase(Finish::kSwigluQuant, {{64}, 3072, 32 * 6}, 1);
   c.problem.w.paired = true;
   PackedWeight packed;
   const std::vector<uint8_t> bytes = Packed(c.problem, &packed);
   c.problem.w.packed = packed;
   for (const Caches& caches : {kSmall, kLarge}) {
     Plan plan = MakePlan(c.problem, Isa::kAmx, 1, caches);
-    EXPECT_EQ(plan.blocks[0].k_pass < 1536, caches.l2 == kSmall.l2);
+    EXPECT_EQ(plan.blocks[0].k_pass < 3072, caches.l2 == kSmall.l2);
     const std::vector<Call> found = CallsOf(plan, c.problem);
     ASSERT_EQ(found.size(), 2u * 6 * 3);  // row tiles, pairs, stretches
     for (size_t i = 0; i < found.size(); i += 2) {

@@ -96,10 +96,11 @@ struct Strip {
   }
 };
 
-/// Rows may come a few at a time, the row of eights alone.
-void InPieces(FinishFn finish, const StripArgs& s) {
+/// Rows may come a few at a time, the row of eights alone. A plain strip's first row goes the way of those with options.
+void InPieces(FinishFn finish, StripArgs s) {
   static_assert(kRows > 4);
   finish(s, 0, 1);
+  s.plain = IsPlain(s);
   finish(s, 1, 4);
   finish(s, 4, s.rows);
 }

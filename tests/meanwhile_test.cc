@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows that are finished between the kernel calls of the next span of pairs: every row is finished once, several together,
-// and the bits are the reference's. On every ISA, whose kernels and stages are wrapped here.
+// Rows that are finished while the next span of pairs is multiplied, by its kernel calls or between them: every row is finished
+// once, several together, and the bits are the reference's. On every ISA, whose kernels and stages are wrapped here.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -26,13 +26,19 @@ using reference::Uniform;
 struct Spy {
   const Kernel* kernel = nullptr;
   const Stages* stages = nullptr;
-  std::vector<int> finished = {0};  // rows before the first kernel call, and after each
+  std::vector<int> finished = {0};  // rows before the first kernel call, and with each: by it and after it
+  int64_t by_kernels = 0;           // of them
 };
 Spy spy;
 
 void Gemm(const GemmArgs& a) {
+  const int row = a.waiting ? a.waiting->row : 0;
   spy.kernel->gemm(a);
   spy.finished.push_back(0);
+  if (!a.waiting) return;
+  ASSERT_TRUE(row <= a.waiting->row && a.waiting->row <= std::max(row, a.waiting->end));
+  spy.finished.back() += a.waiting->row - row;
+  spy.by_kernels += a.waiting->row - row;
 }
 
 template <FinishFn Stages::*kFinish>
@@ -64,8 +70,8 @@ struct Wrapped {
   Stages stages;
   Plan plan;
 
-  Wrapped(const Problem& p, Isa isa, int workers, Overlap overlap)
-      : plan(MakePlan(p, isa, workers, {256 * 1024, 0}, 1, overlap)) {
+  Wrapped(const Problem& p, Isa isa, int workers, int64_t l2)
+      : plan(MakePlan(p, isa, workers, {l2, 0}, 1, Overlap::kAlways)) {
     spy = {};
     spy.kernel = plan.blocks[0].kernel;
     spy.stages = plan.stages;
@@ -85,8 +91,8 @@ struct Wrapped {
   }
 };
 
-void ExpectOnce(Case& c, const Answer& expected, Isa isa, int workers, const std::string& what) {
-  Wrapped wrapped(c.problem, isa, workers, Overlap::kAlways);
+void ExpectOnce(Case& c, const Answer& expected, Isa isa, int workers, int64_t l2, const std::string& what) {
+  Wrapped wrapped(c.problem, isa, workers, l2);
   for (const RowBlock& b : wrapped.plan.blocks) ASSERT_TRUE(b.meanwhile) << what << ": one span alone";
   const Answer got = RunPlan(c, wrapped.plan);
   const std::string where = what + ", " + spy.kernel->name + ", workers " + std::to_string(workers);
@@ -94,7 +100,7 @@ void ExpectOnce(Case& c, const Answer& expected, Isa isa, int workers, const std
   EXPECT_EQ(std::accumulate(spy.finished.begin(), spy.finished.end(), int64_t{0}), AllRows(wrapped.plan)) << where;
 }
 
-void Expect(Case& c, const std::string& what) {
+void Expect(Case& c, const std::string& what, int64_t l2 = 256 << 10) {
   c.problem.w.paired = c.problem.epilogue.finish == Finish::kSwigluQuant;
   const Answer expected = ByReference(c);
   PackedWeight packed;
@@ -103,7 +109,7 @@ void Expect(Case& c, const std::string& what) {
     if (!plain) c.problem.w.packed = packed;
     for (const Isa isa : TestedIsas()) {
       for (const int workers : {1, 2}) {
-        ExpectOnce(c, expected, isa, workers, what + (plain ? ", plain" : ", packed"));
+        ExpectOnce(c, expected, isa, workers, l2, what + (plain ? ", plain" : ", packed"));
         if (testing::Test::HasFailure()) return;
       }
     }
@@ -222,34 +228,70 @@ std::vector<int> Shares(int64_t rows, int64_t k, int64_t pairs) {
   c.problem.w.paired = true;
   const std::vector<uint8_t> bytes = Packed(c.problem, &packed);
   c.problem.w.packed = packed;
-  Wrapped wrapped(c.problem, Isa::kAmx, 1, Overlap::kAlways);
+  Wrapped wrapped(c.problem, Isa::kAmx, 1, 2 << 20);  // no passes
   RunPlan(c, wrapped.plan);
   return spy.finished;
 }
 
-/// Of two pairs of 64 rows, 16 calls (2 tiles, 2 pairs, 4 stretches of k) get 8 rows each.
+/// Of two pairs of 64 rows, 8 calls (2 tiles, 2 pairs, 2 stretches of k) get 16 rows each.
 TEST(Meanwhile, CallsShareTheRowsEvenly) {
   if (!IsTested(Isa::kAmx)) GTEST_SKIP() << "not run: this machine has no amx";
-  std::vector<int> expected(49, 8);
-  std::fill_n(expected.begin(), 17, 0);
+  std::vector<int> expected(25, 16);
+  std::fill_n(expected.begin(), 9, 0);
   expected.back() += 2 * 64;
   EXPECT_EQ(Shares(64, 2048, 6), expected);
 }
 
-/// 24 calls (2 tiles, 2 pairs, 6 stretches) share 2 x 40 rows, of which 4 in 5 belong to the tile of 32: 5.33 and 1.33. Up to 8
+/// 12 calls (2 tiles, 2 pairs, 3 stretches) share 2 x 40 rows, of which 4 in 5 belong to the tile of 32: 10.67 and 2.67. Up to 8
 /// wait, and what was rounded away comes in the end.
 TEST(Meanwhile, FewRowsAreFinishedTogether) {
   if (!IsTested(Isa::kAmx)) GTEST_SKIP() << "not run: this machine has no amx";
   const std::vector<int> shares = Shares(40, 3072, 4);
-  ASSERT_EQ(shares.size(), 49u);
+  ASSERT_EQ(shares.size(), 25u);
   int64_t sum = 0;
-  for (size_t call = 25; call < 48; ++call) {
+  for (size_t call = 13; call < 24; ++call) {
     EXPECT_TRUE(shares[call] == 0 || shares[call] >= 8) << "after call " << call << ": " << shares[call];
     EXPECT_LE(shares[call], 14) << "after call " << call;
     sum += shares[call];
   }
   EXPECT_GE(sum, 2 * 40 - 8);
   EXPECT_EQ(sum + shares.back(), 4 * 40);
+}
+
+/// With four tiles of rows AMX finishes plain rows itself, a row per step that fetches: of two spans those that the last four of
+/// 2 x 16 calls, behind which no weights come, do not.
+TEST(Meanwhile, KernelsFinishPlainRows) {
+  if (!IsTested(Isa::kAmx)) GTEST_SKIP() << "not run: this machine has no amx";
+  const std::vector<int> shares = Shares(128, 2048, 6);
+  EXPECT_EQ(spy.by_kernels, (2 * 16 - 4) * 16);
+  std::vector<int> expected(49, 16);
+  std::fill_n(expected.begin(), 17, 0);
+  expected.back() += 2 * 128;
+  EXPECT_EQ(shares, expected);
+  Shares(128, 1024, 4);
+  EXPECT_LT(spy.by_kernels, 2 * 128) << "two rows per step are due";
+  EXPECT_GE(spy.by_kernels, 128);
+}
+
+TEST(Meanwhile, KernelsAndPlainRowsOfEveryFinish) {
+  constexpr int64_t kOneBlock = 2 << 20;
+  for (const int slices : {1, 9}) {
+    for (const DType weights : {DType::kInt8, DType::kInt4}) {
+      Case a = MakeCase(Finish::kSwigluQuant, {{130}, 1152, 32 * 9, slices}, 13, weights);
+      Expect(a, "A, slices " + std::to_string(slices), kOneBlock);
+    }
+  }
+  for (const DType y : {DType::kBFloat16, DType::kFloat16, DType::kFloat32}) {
+    Case down = MakeCase(Finish::kDequantize, {{130}, 600, 32 * 9}, 14, DType::kInt8, y);
+    down.problem.y_scale = {};
+    Expect(down, std::string("down to ") + Name(y), kOneBlock);
+  }
+  for (const int options : {0, 1, 2, 3}) {
+    Case b = MakeOutlierCase(130, 1100, 32 * 9, Product::kFixed16);
+    if (options & 1) AddColumns(&b.offset, &b.problem.epilogue.offset, b, b.sizes.n, 15);
+    if (options & 2) AddColumns(&b.bias, &b.problem.epilogue.bias, b, b.sizes.n, 16);
+    Expect(b, "B, options " + std::to_string(options), kOneBlock);
+  }
 }
 
 /// QGMM_OVERLAP, and what it was before.
@@ -266,9 +308,9 @@ class Setting {
   const std::string before_;
 };
 
-/// By default: blocks of more than 128 rows of kernels that leave the stages' units idle.
+/// By default: blocks of more than 96 rows of kernels that leave the stages' units idle.
 TEST(Meanwhile, SettingSwitchesItOff) {
-  Case c = MakeCase(Finish::kSwigluQuant, {{129, 128}, 640, 32 * 10}, 1);
+  Case c = MakeCase(Finish::kSwigluQuant, {{97, 96}, 640, 32 * 10}, 1);
   c.problem.w.paired = true;
   Context context;
   context.parallel_for = Backwards;
@@ -279,7 +321,7 @@ TEST(Meanwhile, SettingSwitchesItOff) {
       const Setting setting(value);
       for (const RowBlock& b : MakePlan(c.problem, context).blocks) {
         const bool off = value != nullptr && std::string(value) == "0";
-        EXPECT_EQ(b.meanwhile, !off && isa == Isa::kAmx && b.rows > 128) << Name(isa) << ", " << (value ? value : "unset");
+        EXPECT_EQ(b.meanwhile, !off && isa == Isa::kAmx && b.rows > 96) << Name(isa) << ", " << (value ? value : "unset");
       }
     }
     const Setting setting("off");

@@ -87,10 +87,10 @@ TEST(RunTiles, PlanKeepsAPassOfXInL2AndPairsTakeTurns) {
     p.rows = {{0, 0, m}};
     return MakePlan(p, Isa::kAmx, 2, {2 << 20, 0});
   };
-  for (const auto& [k, k_pass] : {std::pair{2048, 2048}, {4096, 4096}, {4100, 2560}, {7168, 3584}, {14336, 3584}}) {
+  for (const auto& [k, k_pass] : {std::pair{2048, 2048}, {4096, 4096}, {4100, 3072}, {7168, 4096}, {14336, 4096}}) {
     const Plan made = plan(1024, k);
     EXPECT_EQ(made.blocks[0].rows, 256) << k;
-    EXPECT_EQ(made.blocks[0].k_block, 512) << k;
+    EXPECT_EQ(made.blocks[0].k_block, 1024) << k;
     EXPECT_EQ(made.blocks[0].k_pass, k_pass) << k;
     EXPECT_EQ(made.blocks[0].waiting_pairs, k_pass < k ? 64 : made.pairs) << k;
     EXPECT_EQ(made.span, 2) << k;

@@ -18,7 +18,7 @@ namespace qgmm::cpu {
 namespace {
 
 constexpr int64_t kMaxBlockRows = 256, kMinBlockRows = 64;
-constexpr int kOverlapRows = 128;  // of a block, beyond which stages run between the calls of kernels that say `meanwhile`
+constexpr int kOverlapRows = 96;  // of a block, beyond which stages run between the calls of kernels that say `meanwhile`
 constexpr int64_t kPlainKBlock = 2048;  // k of plain weights packed at once: 8 panels of 32 KiB stay in L2
 constexpr int kSpanPlain = kScalePairs;           // pairs: 64 columns of each half, so whole cache lines of [k, n] are read
 constexpr int kSpanTiles = 2;           // pairs: x of a stretch of k is read for two pairs before the next stretch's

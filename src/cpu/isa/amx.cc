@@ -126,7 +126,7 @@ template <int kStepK>
 constexpr Kernel TileKernel(const char* name, Product product) {
   const bool nibbles = product == Product::kInt4;
   return {.name = name, .isa = Isa::kAmx, .product = product, .panels = 2, .tile_m = 2 * kTileRows, .row_step = kTileRows,
-          .min_rows = 9, .slice_step = kStepK, .k_block = 1024, .ahead_bytes = 2048, .x_bytes = 1, .x_tile_k = kStepK,
+          .min_rows = 9, .slice_step = kStepK, .k_block = nibbles ? 512 : 1024, .ahead_bytes = 2048, .x_bytes = 1, .x_tile_k = kStepK,
           .row_sums = false, .folds = true, .meanwhile = true, .pack_x = PackXTiles<kStepK>,
           .widened_bytes = nibbles ? 2 * kLineBytes : 0, .widen = nibbles ? WidenNibbles : nullptr,
           .gemm = nibbles ? GemmTiles<kStepK, kStepK / 8> : GemmTiles<kStepK, kStepK / 4>, .enter = EnterTiles<kStepK>,
