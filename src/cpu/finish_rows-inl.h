@@ -112,6 +112,7 @@ class PlainRows {
   PlainRows(const StripArgs& s, int row) : t_(s, row), y_(s, row) {}
 
   void Finish() {
+#pragma GCC unroll 2
     for (int h = 0; h < 2; ++h) {
       typename V::F z[kVectors<V>];
       for (int l = 0; l < kVectors<V>; ++l) z[l] = t_.At(h * kPanelColumns + l * V::kLanes);
@@ -141,6 +142,7 @@ class AffineRows {
   }
 
   void Finish() {
+#pragma GCC unroll 2
     for (int h = 0; h < 2; ++h) {
       typename V::F z[kVectors<V>];
       for (int l = 0; l < kVectors<V>; ++l) {

@@ -14,7 +14,8 @@ bool IsPlain(const StripArgs& s) {
   const bool whole = s.columns[0] == kPanelColumns && s.columns[1] == kPanelColumns && s.assist_row == 0;
   if (!whole || e.activation != Activation::kNone || e.finish == Finish::kInt32) return false;
   if (e.finish != Finish::kSwigluQuant && s.problem->y.column_stride != 1) return false;
-  return e.finish == Finish::kAffine || (s.problem->x_scale.data && !s.int_bias && !s.assist && !s.bias && !s.smooth && !e.limited);
+  if (e.finish == Finish::kAffine) return true;
+  return s.problem->x_scale.data && !s.int_bias && !s.assist && !s.bias && !s.smooth && !e.limited;
 }
 
 float* Worker::Results(const RowBlock& b) const {

@@ -120,14 +120,16 @@ void WidenNibbles(const uint8_t* lines, int line_count, uint8_t* out) {
   }
 }
 
-/// k_block 512: 16 KiB of x and 16 KiB of a pair stay in L1. Operator A, 256 rows, on a Granite Rapids: 256 k 0.84 of that speed,
-/// 1024 0.90 to 0.92. Up to 8 rows the VNNI rows are as fast as memory, or nearly.
+/// k_block 1024: 32 KiB of a pair stay in L1, which x of several row tiles passes by. A step then takes 75 ticks of an Emerald
+/// Rapids whose products alone take 59, with 512 k and x through L1 86, 1024 and x through L1 94. Nibbles, which are widened
+/// into L1: 256 k 0.74 to 0.85, 1024 0.82 to 0.92 of the speed with 16 and 32 rows. Up to 8 rows the VNNI rows are as fast as
+/// memory, or nearly.
 template <int kStepK>
 constexpr Kernel TileKernel(const char* name, Product product) {
   const bool nibbles = product == Product::kInt4;
   return {.name = name, .isa = Isa::kAmx, .product = product, .panels = 2, .tile_m = 2 * kTileRows, .row_step = kTileRows,
-          .min_rows = 9, .slice_step = kStepK, .k_block = nibbles ? 512 : 1024, .ahead_bytes = 2048, .x_bytes = 1, .x_tile_k = kStepK,
-          .row_sums = false, .folds = true, .meanwhile = true, .pack_x = PackXTiles<kStepK>,
+          .min_rows = 9, .slice_step = kStepK, .k_block = nibbles ? 512 : 1024, .ahead_bytes = 2048, .x_bytes = 1,
+          .x_tile_k = kStepK, .row_sums = false, .folds = true, .meanwhile = true, .pack_x = PackXTiles<kStepK>,
           .widened_bytes = nibbles ? 2 * kLineBytes : 0, .widen = nibbles ? WidenNibbles : nullptr,
           .gemm = nibbles ? GemmTiles<kStepK, kStepK / 8> : GemmTiles<kStepK, kStepK / 4>, .enter = EnterTiles<kStepK>,
           .leave = LeaveTiles};

@@ -57,6 +57,7 @@ inline void StoresAreDone() { asm volatile("" : : : "memory"); }
 /// L1 or past the caches (T0, NTA) more than T1.
 template <int kLines>
 struct Fetch {
+  /// x by loads that do not keep it in L1, which weights stay in. An only row tile's passes weights by instead: all lines.
   static constexpr bool kStreamX = kLines != 16;
   const uint8_t* w[2];
 
@@ -221,7 +222,8 @@ inline void ProductAnd(const Operands& o, const Fetch<kFetchLines>& f, int k, in
     finishing = w->end - row < fetching ? w->end - row : fetching;
     w->row += finishing;
   }
-  TileProduct<Rows, kForm, kStepK, kFetchLines>(o.x[0], o.x[1], o.w[0], o.w[1], f.w[0], f.w[1], k, fetching, strip, row, finishing);
+  TileProduct<Rows, kForm, kStepK, kFetchLines>(o.x[0], o.x[1], o.w[0], o.w[1], f.w[0], f.w[1], k, fetching, strip, row,
+                                                finishing);
 }
 
 /// Rows wait where a block has several row tiles, which fetch few lines each.
