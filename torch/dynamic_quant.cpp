@@ -20,8 +20,8 @@ std::tuple<Tensor, Tensor> DynamicQuant(const Tensor& x, const MaybeTensor& smoo
     if (args.dst_type == DType::kInt4) y_sizes.back() /= 8;
   }
   const ScalarType type = args.dst_type == DType::kInt4 ? ScalarType::Int : ScalarTypeOf(args.dst_type);
-  Tensor y = Empty(y_sizes, type);
-  Tensor scale = Empty(scale_sizes, ScalarType::Float);
+  Tensor y = Empty(x, y_sizes, type);
+  Tensor scale = Empty(x, scale_sizes, ScalarType::Float);
   args.y = ViewOf(y);
   args.scale = ViewOf(scale);
   qgmm::DynamicQuant(args, ThisThread());

@@ -63,7 +63,7 @@ Tensor GroupedMatmul(const Tensor& x, const Tensors& weight, const MaybeTensors&
                      int64_t act_type, MaybeType out_dtype, const MaybeInts& packed, int64_t spelling) {
   Call call(x, weight, weight_scale, group_list, x_scale, bias, weight_assist_matrix, dequant_mode, group_list_type,
             act_type, out_dtype, packed, spelling);
-  std::optional<Tensor> y = TryEmpty(call.y_sizes, call.y_type);
+  std::optional<Tensor> y = TryEmpty(x, call.y_sizes, call.y_type);
   if (!y) {
     Explain(call.args, ThisThread());  // a wrong argument is the better answer than too little memory
     throw std::bad_alloc();

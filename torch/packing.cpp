@@ -55,7 +55,7 @@ std::vector<int64_t> StorageSizes(const FractalNzArgs& args, bool one_expert) {
 Tensor CertifyWeight(const Tensor& data, int64_t certify) {
   const PackedWeight weight = Header(data);
   const Certification certification = CertificationOf(certify);
-  Tensor out = Empty({CertifiedBytes(weight, certification)}, ScalarType::Byte);
+  Tensor out = Empty(data, {CertifiedBytes(weight, certification)}, ScalarType::Byte);
   Certify(weight, static_cast<uint8_t*>(out.mutable_data_ptr()), ThisThread(), certification);
   return out;
 }
@@ -66,14 +66,15 @@ Tensor PackWeight(const Tensors& weight, bool swiglu, int64_t certify) {
   args.weight = views.list();
   args.swiglu = swiglu;
   args.certify = CertificationOf(certify);
-  Tensor data = Empty({PackedBytes(args)}, ScalarType::Byte);
+  const int64_t bytes = PackedBytes(args);  // refuses an empty list
+  Tensor data = Empty(weight[0], {bytes}, ScalarType::Byte);
   Pack(args, static_cast<uint8_t*>(data.mutable_data_ptr()), ThisThread());
   return data;
 }
 
 Tensor PackedHeader(const Tensor& data) {
   const PackedWeight weight = Header(data);
-  Tensor header = Empty({4}, ScalarType::Long);
+  Tensor header = Empty(data, {4}, ScalarType::Long);
   auto* out = static_cast<int64_t*>(header.mutable_data_ptr());
   out[0] = static_cast<int64_t>(weight.layout);
   out[1] = weight.e;
@@ -88,7 +89,8 @@ Tensor UnpackWeight(const Tensor& data, const std::vector<int64_t>& packed) {
     throw std::invalid_argument("[PackedWeight] the integers must be those of the header in data");
   }
   const bool int4 = weight.dtype() == DType::kInt4;
-  Tensor plain = Empty({weight.e, weight.k, int4 ? weight.n / 8 : weight.n}, int4 ? ScalarType::Int : ScalarType::Char);
+  Tensor plain = Empty(data, {weight.e, weight.k, int4 ? weight.n / 8 : weight.n},
+                       int4 ? ScalarType::Int : ScalarType::Char);
   Unpack(weight, plain.mutable_data_ptr(), ThisThread());
   return plain;
 }
@@ -109,7 +111,7 @@ Tensor FromFractalNz(const Tensor& data, int64_t k, int64_t n, int64_t dtype, in
     if (args.storage.rank == 4) sizes.erase(sizes.begin());  // an element of a list: no axis of experts
   }
   const ScalarType type = args.dtype == DType::kInt4 ? ScalarType::Int : ScalarTypeOf(args.dtype);
-  Tensor plain = Empty(sizes, type);
+  Tensor plain = Empty(data, sizes, type);
   args.plain = ViewOf(plain);
   qgmm::FromFractalNz(args, ThisThread());
   return plain;
@@ -130,7 +132,7 @@ Tensor ToFractalNz(const Tensor& weight, int64_t dtype, int64_t c0, bool transpo
   std::vector<int64_t> sizes = {0};
   if (Plausible(args)) sizes = StorageSizes(args, one_expert);
   const ScalarType type = args.dtype == DType::kInt4 ? ScalarType::Int : ScalarTypeOf(args.dtype);
-  Tensor storage = Empty(sizes, type);
+  Tensor storage = Empty(weight, sizes, type);
   args.storage = ViewOf(storage);
   qgmm::ToFractalNz(args, ThisThread());
   return storage;

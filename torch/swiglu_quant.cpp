@@ -62,8 +62,8 @@ std::tuple<Tensor, Tensor> GroupedMatmulSwigluQuant(
     double swiglu_limit, const MaybeInts& tuning_config, const MaybeInts& packed, int64_t spelling) {
   Call call(x, weight, weight_scale, x_scale, group_list, smooth_scale, weight_assist_matrix, bias, dequant_mode,
             quant_dtype, group_list_type, swiglu_limit, tuning_config, packed, spelling);
-  std::optional<Tensor> y = TryEmpty(call.y_sizes, call.y_type);
-  std::optional<Tensor> y_scale = TryEmpty(call.scale_sizes, ScalarType::Float);
+  std::optional<Tensor> y = TryEmpty(x, call.y_sizes, call.y_type);
+  std::optional<Tensor> y_scale = TryEmpty(x, call.scale_sizes, ScalarType::Float);
   if (!y || !y_scale) {
     Explain(call.args, ThisThread());  // a wrong argument is the better answer than too little memory
     throw std::bad_alloc();

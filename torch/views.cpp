@@ -3,7 +3,6 @@
 #include "views.h"
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/device.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <limits>
@@ -140,23 +139,24 @@ PackedWeight PackedOf(const char* operation, const Tensor& data, const std::vect
 
 int64_t SizeIf(const TensorView& view, int rank, int axis) { return view.rank == rank ? view.sizes[axis] : 0; }
 
-std::optional<Tensor> TryEmpty(const std::vector<int64_t>& sizes, ScalarType type) {
+std::optional<Tensor> TryEmpty(const Tensor& any, const std::vector<int64_t>& sizes, ScalarType type) {
   const std::vector<int64_t> strides = ContiguousStrides(sizes);
   for (size_t axis = 0; axis < sizes.size(); ++axis) {
     // 2^56 elements: beyond any address space, and small enough for torch's own arithmetic.
     if (sizes[axis] < 0 || (sizes[axis] > 0 && strides[axis] > (int64_t{1} << 56) / sizes[axis])) return std::nullopt;
   }
-  try {
-    // Through the dispatcher, so that torch.utils.deterministic.fill_uninitialized_memory holds here too.
-    const torch::stable::Device cpu(torch::headeronly::DeviceType::CPU);
-    return torch::stable::empty(sizes, type, std::nullopt, cpu);
-  } catch (const std::runtime_error&) {
-    return std::nullopt;
-  }
+  // Through torch's dispatcher, so that torch.utils.deterministic.fill_uninitialized_memory holds here too, but by the one
+  // function of its C interface that needs no boxed arguments: 1 us less than torch::stable::empty, which looks its name up.
+  int32_t dtype = static_cast<int32_t>(type), layout = aoti_torch_layout_strided(), cpu = aoti_torch_device_type_cpu();
+  AtenTensorHandle made = nullptr;
+  const AOTITorchError error = aoti_torch_aten_new_empty(any.get(), sizes.data(), static_cast<int64_t>(sizes.size()), &dtype,
+                                                         &layout, &cpu, 0, nullptr, &made);
+  if (error != AOTI_TORCH_SUCCESS) return std::nullopt;
+  return Tensor(made);
 }
 
-Tensor Empty(const std::vector<int64_t>& sizes, ScalarType type) {
-  std::optional<Tensor> tensor = TryEmpty(sizes, type);
+Tensor Empty(const Tensor& any, const std::vector<int64_t>& sizes, ScalarType type) {
+  std::optional<Tensor> tensor = TryEmpty(any, sizes, type);
   if (!tensor) throw std::bad_alloc();
   return std::move(*tensor);
 }

@@ -57,11 +57,12 @@ PackedWeight PackedOf(const char* operation, const Tensor& data, const std::vect
 /// and check reports the others before it looks at outputs.
 int64_t SizeIf(const TensorView& view, int rank, int axis);
 
-/// A new contiguous CPU tensor, uninitialised, or nothing where so much memory cannot be had.
-std::optional<Tensor> TryEmpty(const std::vector<int64_t>& sizes, ScalarType type);
+/// A new contiguous CPU tensor, uninitialised, or nothing where so much memory cannot be had. `any` tensor, whatever it is:
+/// torch has no quick way to make one of nothing.
+std::optional<Tensor> TryEmpty(const Tensor& any, const std::vector<int64_t>& sizes, ScalarType type);
 
 /// TryEmpty, or std::bad_alloc (MemoryError in Python).
-Tensor Empty(const std::vector<int64_t>& sizes, ScalarType type);
+Tensor Empty(const Tensor& any, const std::vector<int64_t>& sizes, ScalarType type);
 
 /// The view an output of these sizes would have; its data is not to be touched.
 TensorView ClaimedView(const std::vector<int64_t>& sizes, ScalarType type);

@@ -48,7 +48,7 @@ Tensor WeightQuantGroupedMatmul(const Tensor& x, const Tensor& weight, const Ten
                                 const MaybeTensor& bias, const MaybeTensor& group_list, int64_t group_list_type,
                                 int64_t act_type, int64_t precision, const MaybeInts& packed, int64_t spelling) {
   Call call(x, weight, scale, offset, bias, group_list, group_list_type, act_type, precision, packed, spelling);
-  std::optional<Tensor> y = TryEmpty(call.y_sizes, call.y_type);
+  std::optional<Tensor> y = TryEmpty(x, call.y_sizes, call.y_type);
   if (!y) {
     Explain(call.args, ThisThread());  // a wrong argument is the better answer than too little memory
     throw std::bad_alloc();
