@@ -143,9 +143,7 @@ void Worker::FinishShare() {
   if (p_.epilogue.finish != Finish::kSwigluQuant && !u.strip.plain) FetchResults(u.strip, u.row, u.row + kRowsTogether);
 }
 
-/// Lines of y that the next rows write. Stores reach caches in order, and those of sums that kernels leave are most of what a
-/// core can hold back: with y in memory and its rows finished a few at a time each line was waited for (Granite Rapids, down
-/// projection, 256 rows: 0.94 of the speed of strips; with this 1.12). Results of operator A stay in L2: -1 to -4 %.
+/// Lines of y that the next rows write, of strips with options; plain rows fetch theirs (kRowsAhead, where the reason is).
 void Worker::FetchResults(const StripArgs& s, int begin, int end) const {
   const Matrix& y = p_.y;
   for (int i = std::max(begin, s.assist_row); i < std::min(end, s.rows); ++i) {
