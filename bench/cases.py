@@ -120,7 +120,7 @@ MODELS = {
     "Mixtral": (4096, 28672, 8),
     "the document's sample": (7168, 4096, 2),
 }
-ALL_ROWS = (1, 2, 4, 8, 16, 64, 256, 1024)
+ALL_ROWS = (1, 2, 4, 8, 16, 64, 128, 256, 1024)
 
 
 def cold_stack(operator, model, **kind):
