@@ -90,7 +90,7 @@ struct Kernel {
   int x_tile_k = 0;  // not 0: packed x is [rows / row_step][k / x_tile_k][row_step][x_tile_k] bytes, not rows
   bool row_sums;   // reads GemmArgs::row_sums
   bool folds = false;  // takes GemmArgs::scales
-  bool meanwhile = false;  // leaves the units of the stages idle: sums are finished between the calls that come after
+  bool meanwhile = false;  // leaves the units of the stages idle: sums are finished in the calls that come after, or between
   PackXFn pack_x;
   int widened_bytes;  // bytes per line after `widen`; 0: lines are read as packed
   WidenFn widen;

@@ -29,7 +29,7 @@ struct RowBlock {
   int64_t k_pass;           // k elements, in whole k_blocks, per turn over `waiting_pairs`: so much of x stays in L2
   int64_t waiting_pairs;    // pairs of a task whose sums wait for the next pass, whole kScalePairs: a pass starts with the
                             // first of those whose scales are gathered together; one pass: all
-  bool meanwhile;           // rows of a span of pairs are finished between the kernel calls of the next span
+  bool meanwhile;           // rows of a span of pairs are finished in the kernel calls of the next span, or between
   int tasks;                // 1: whole, results stay in the worker's scratch; more: split over pairs
   int64_t results = -1;     // split operator A: offset of [pair][rows][16] fp32 in the shared workspace
   int64_t row_max = -1;     // split operator A: offset of [task][rows] uint32 there
