@@ -146,6 +146,14 @@ std::string WhyNot(const std::string& name) {
   return "";
 }
 
+int MinRows(const Kernel& kernel) {
+#if defined(__x86_64__)
+  static const bool amd = __builtin_cpu_is("amd");
+  if (amd && kernel.min_rows_amd != 0) return kernel.min_rows_amd;
+#endif
+  return kernel.min_rows;
+}
+
 }  // namespace
 
 std::span<const Kernel* const> KernelTable() { return kTable; }
@@ -199,14 +207,12 @@ Isa ChosenIsa(int limit) {
 }
 
 const Kernel& ChooseKernel(Product product, int64_t slice, int64_t k, int64_t rows, Isa isa, Certificate certificate) {
-  const Kernel* best = nullptr;
-  for (const Kernel* kernel : kTable) {
-    if (kernel->product != product || kernel->isa > isa || !HasIsa(kernel->isa) || kernel->min_rows > rows) continue;
-    if (kernel->needs > certificate || (slice != k && slice % kernel->slice_step != 0)) continue;
-    if (kernel->needs != Certificate::kNone && slice != k) continue;  // column sums are of the whole k
-    best = kernel;
-  }
-  return *best;
+  const auto takes = [=](const Kernel* kernel) {
+    if (kernel->product != product || kernel->isa > isa || !HasIsa(kernel->isa) || MinRows(*kernel) > rows) return false;
+    if (kernel->needs > certificate || (slice != k && slice % kernel->slice_step != 0)) return false;
+    return kernel->needs == Certificate::kNone || slice == k;  // column sums are of the whole k
+  };
+  return **std::find_if(std::rbegin(kTable), std::rend(kTable), takes);
 }
 
 }  // namespace cpu

@@ -80,6 +80,7 @@ struct Kernel {
   int tile_m;      // rows per call, at most
   int row_step = 1;  // packed x and acc hold a multiple of so many rows; what the rows behind the last hold is ignored
   int min_rows;    // rows of a block from which this row is preferred
+  int min_rows_amd = 0;  // the same on AMD's machines where that differs, else 0
   int slice_step;  // slices shorter than k, and parts of a slice but the last, are multiples of it
   int k_block;     // most k per call when a block has several row tiles; 0: all
   int ahead_bytes = 7168;  // how far ahead in its own stream the call of an only row tile fetches: one core of a Zen 4 reads
