@@ -28,6 +28,8 @@ def operators(experts, rows):
     yield "B", lambda: qgmm.weight_quant_grouped_matmul(wide, plain, scale, group_list=ends)
     yield "down", lambda: qgmm.grouped_matmul(x, plain, scale, ends, x_scale=x_scale)
     if experts == 1:
+        yield "A, vendor's name", lambda: qgmm.npu_grouped_matmul_swiglu_quant_v2(x, paired, scale, x_scale, ends)
+        yield "B, vendor's name", lambda: qgmm.npu_weight_quant_gmm(wide, plain, scale, group_list=ends)
         yield "quant", lambda: qgmm.dynamic_quant(wide)
         yield "empty", lambda: torch.empty_like(x)
 

@@ -58,21 +58,6 @@ bool IsStrided(const Tensor& tensor) {
   return aoti_torch_get_layout(tensor.get(), &layout) == AOTI_TORCH_SUCCESS && layout == aoti_torch_layout_strided();
 }
 
-// Row-major; saturates where the claim is absurd, so that no stride overflows.
-std::vector<int64_t> ContiguousStrides(const std::vector<int64_t>& sizes) {
-  std::vector<int64_t> strides(sizes.size());
-  int64_t stride = 1;
-  for (size_t axis = sizes.size(); axis-- > 0;) {
-    strides[axis] = stride;
-    if (sizes[axis] > 0 && stride > std::numeric_limits<int64_t>::max() / sizes[axis]) {
-      stride = std::numeric_limits<int64_t>::max();
-    } else {
-      stride *= sizes[axis] > 0 ? sizes[axis] : 1;
-    }
-  }
-  return strides;
-}
-
 }  // namespace
 
 DType DTypeOf(ScalarType type) {
@@ -140,10 +125,12 @@ PackedWeight PackedOf(const char* operation, const Tensor& data, const std::vect
 int64_t SizeIf(const TensorView& view, int rank, int axis) { return view.rank == rank ? view.sizes[axis] : 0; }
 
 std::optional<Tensor> TryEmpty(const Tensor& any, const std::vector<int64_t>& sizes, ScalarType type) {
-  const std::vector<int64_t> strides = ContiguousStrides(sizes);
-  for (size_t axis = 0; axis < sizes.size(); ++axis) {
+  int64_t elements = 1;
+  for (size_t axis = sizes.size(); axis-- > 0;) {
+    if (sizes[axis] == 0) continue;
     // 2^56 elements: beyond any address space, and small enough for torch's own arithmetic.
-    if (sizes[axis] < 0 || (sizes[axis] > 0 && strides[axis] > (int64_t{1} << 56) / sizes[axis])) return std::nullopt;
+    if (sizes[axis] < 0 || elements > (int64_t{1} << 56) / sizes[axis]) return std::nullopt;
+    elements *= sizes[axis];
   }
   // Through torch's dispatcher, so that torch.utils.deterministic.fill_uninitialized_memory holds here too, but by the one
   // function of its C interface that needs no boxed arguments: 1 us less than torch::stable::empty, which looks its name up.
@@ -163,14 +150,19 @@ Tensor Empty(const Tensor& any, const std::vector<int64_t>& sizes, ScalarType ty
 
 TensorView ClaimedView(const std::vector<int64_t>& sizes, ScalarType type) {
   alignas(64) static uint8_t nothing[64];
-  const std::vector<int64_t> strides = ContiguousStrides(sizes);
   TensorView view;
   view.data = nothing;
   view.dtype = DTypeOf(type);
   view.rank = static_cast<int>(sizes.size());
-  for (int axis = 0; axis < view.rank && axis < TensorView::kMaxRank; ++axis) {
-    view.sizes[axis] = sizes[static_cast<size_t>(axis)];
-    view.strides[axis] = strides[static_cast<size_t>(axis)];
+  int64_t stride = 1;
+  for (int axis = view.rank - 1; axis >= 0; --axis) {
+    const int64_t size = sizes[static_cast<size_t>(axis)];
+    if (axis < TensorView::kMaxRank) {
+      view.sizes[axis] = size;
+      view.strides[axis] = stride;
+    }
+    constexpr int64_t kMost = std::numeric_limits<int64_t>::max();  // where the claim is absurd
+    if (size > 0) stride = stride > kMost / size ? kMost : stride * size;
   }
   return view;
 }

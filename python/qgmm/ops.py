@@ -13,7 +13,7 @@ import torch
 
 from . import arguments
 from .call import call
-from .library import NATIVE, ops
+from .library import ops
 from .packed import PackedWeight
 
 TensorOrList = torch.Tensor | Sequence[torch.Tensor]
@@ -88,17 +88,15 @@ def grouped_matmul_swiglu_quant(
     tensors, packed = swiglu_quant_tensors(
         name, x, weight, weight_scale, x_scale, group_list, smooth_scale, weight_assist_matrix, bias
     )
-    return call(
-        ops.grouped_matmul_swiglu_quant,
-        *tensors,
-        dequant_mode=arguments.integer(name, "dequant_mode", dequant_mode),
-        quant_dtype=arguments.quant_dtype(name, quant_dtype),
-        group_list_type=arguments.integer(name, "group_list_type", group_list_type),
-        swiglu_limit=arguments.limit(name, swiglu_limit),
-        tuning_config=arguments.tuning_config(name, tuning_config),
-        packed=packed,
-        spelling=NATIVE,
-    )
+    options = {
+        "dequant_mode": arguments.integer(name, "dequant_mode", dequant_mode),
+        "quant_dtype": arguments.quant_dtype(name, quant_dtype),
+        "group_list_type": arguments.integer(name, "group_list_type", group_list_type),
+        "swiglu_limit": arguments.limit(name, swiglu_limit),
+        "tuning_config": arguments.tuning_config(name, tuning_config),
+        "packed": packed,
+    }
+    return call(ops.grouped_matmul_swiglu_quant.default, tensors, options)
 
 
 def swiglu_quant_tensors(name, x, weight, weight_scale, x_scale, group_list, smooth_scale, weight_assist_matrix, bias):
@@ -170,15 +168,13 @@ def weight_quant_grouped_matmul(
     """
     name = "weight_quant_grouped_matmul"
     tensors, packed = weight_quant_tensors(name, x, weight, scale, offset, bias, group_list)
-    return call(
-        ops.weight_quant_grouped_matmul,
-        *tensors,
-        group_list_type=arguments.integer(name, "group_list_type", group_list_type),
-        act_type=arguments.integer(name, "act_type", act_type),
-        precision=arguments.precision(name, precision),
-        packed=packed,
-        spelling=NATIVE,
-    )
+    options = {
+        "group_list_type": arguments.integer(name, "group_list_type", group_list_type),
+        "act_type": arguments.integer(name, "act_type", act_type),
+        "precision": arguments.precision(name, precision),
+        "packed": packed,
+    }
+    return call(ops.weight_quant_grouped_matmul.default, tensors, options)
 
 
 def weight_quant_tensors(name, x, weight, scale, offset, bias, group_list, *, scale_name="scale", offset_name="offset"):
@@ -247,8 +243,7 @@ def grouped_matmul(
             arguments.with_expert_axis, (weight, weight_scale, weight_assist_matrix)
         )
     weight, packed = arguments.weights(name, weight)
-    return call(
-        ops.grouped_matmul,
+    tensors = (
         x,
         weight,
         arguments.optional_tensors(name, "weight_scale", weight_scale),
@@ -256,13 +251,15 @@ def grouped_matmul(
         arguments.optional_tensor(name, "x_scale", x_scale),
         arguments.optional_tensor(name, "bias", bias),
         arguments.optional_tensors(name, "weight_assist_matrix", weight_assist_matrix),
-        dequant_mode=arguments.integer(name, "dequant_mode", dequant_mode),
-        group_list_type=arguments.integer(name, "group_list_type", group_list_type),
-        act_type=arguments.integer(name, "act_type", act_type),
-        out_dtype=arguments.out_dtype(name, out_dtype),
-        packed=packed,
-        spelling=NATIVE,
     )
+    options = {
+        "dequant_mode": arguments.integer(name, "dequant_mode", dequant_mode),
+        "group_list_type": arguments.integer(name, "group_list_type", group_list_type),
+        "act_type": arguments.integer(name, "act_type", act_type),
+        "out_dtype": arguments.out_dtype(name, out_dtype),
+        "packed": packed,
+    }
+    return call(ops.grouped_matmul.default, tensors, options)
 
 
 def dynamic_quant(
@@ -300,10 +297,9 @@ def dynamic_quant(
         tensor([0.0157, 0.0000])
     """
     name = "dynamic_quant"
-    return call(
-        ops.dynamic_quant,
+    tensors = (
         arguments.tensor(name, "x", x),
         arguments.optional_tensor(name, "smooth_scales", smooth_scales),
         arguments.optional_tensor(name, "group_index", group_index),
-        dst_type=arguments.dst_type(name, dst_type),
     )
+    return call(ops.dynamic_quant.default, tensors, {"dst_type": arguments.dst_type(name, dst_type)})

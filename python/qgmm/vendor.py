@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from . import arguments, library
+from .call import call
 from .library import ops
 from .ops import GroupList, TensorOrList, Weights, swiglu_quant_tensors, weight_quant_tensors
 from .packed import PackedWeight
@@ -108,15 +109,15 @@ def npu_grouped_matmul_swiglu_quant_v2(
         ("x_scale_dtype", x_scale_dtype),
     ):
         _only(name, argument, value, (None,), "None")
-    return ops.grouped_matmul_swiglu_quant(
-        *tensors,
-        dequant_mode=mode,
-        quant_dtype=dtype,
-        group_list_type=kind,
-        tuning_config=tuning,
-        packed=packed,
-        spelling=library.VENDOR_SWIGLU_QUANT_V2,
-    )
+    options = {
+        "dequant_mode": mode,
+        "quant_dtype": dtype,
+        "group_list_type": kind,
+        "tuning_config": tuning,
+        "packed": packed,
+        "spelling": library.VENDOR_SWIGLU_QUANT_V2,
+    }
+    return call(ops.grouped_matmul_swiglu_quant.default, tensors, options)
 
 
 def npu_grouped_matmul_swiglu_quant(
@@ -156,9 +157,8 @@ def npu_grouped_matmul_swiglu_quant(
     name = "npu_grouped_matmul_swiglu_quant"
     tensors, packed = swiglu_quant_tensors(name, x, weight, weight_scale, x_scale, group_list, None, None, bias)
     _only(name, "offset", offset, (None,), "None")
-    y, y_scale = ops.grouped_matmul_swiglu_quant(
-        *tensors, packed=packed, spelling=library.VENDOR_SWIGLU_QUANT_V1
-    )
+    options = {"packed": packed, "spelling": library.VENDOR_SWIGLU_QUANT_V1}
+    y, y_scale = call(ops.grouped_matmul_swiglu_quant.default, tensors, options)
     return y, y_scale, y_scale.new_zeros(())
 
 
@@ -177,13 +177,13 @@ def _weight_quant(
         scale_name="antiquant_scale",
         offset_name="antiquant_offset",
     )
-    return ops.weight_quant_grouped_matmul(
-        *tensors,
-        group_list_type=arguments.integer(name, "group_list_type", group_list_type),
-        act_type=arguments.integer(name, "act_type", act_type),
-        packed=packed,
-        spelling=spelling,
-    )
+    options = {
+        "group_list_type": arguments.integer(name, "group_list_type", group_list_type),
+        "act_type": arguments.integer(name, "act_type", act_type),
+        "packed": packed,
+        "spelling": spelling,
+    }
+    return call(ops.weight_quant_grouped_matmul.default, tensors, options)
 
 
 def npu_weight_quant_gmm(

@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import agree
 import cases
 import qgmm
+import qgmm.call
 
 
 def test_scales_that_require_grad_do_not_break_the_call(rng):
@@ -88,6 +89,33 @@ def test_the_profiler_names_the_operator(rng):
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         qgmm.grouped_matmul_swiglu_quant(*args)
     assert "qgmm::grouped_matmul_swiglu_quant" in {event.key for event in profile.key_averages()}
+
+
+def test_every_name_goes_below_autograd_where_no_gradient_is_asked_for(rng, monkeypatch):
+    """register_autograd's Python function costs more than a small call; nothing but time would tell that it ran."""
+    guard, below = qgmm.call._below_autograd, []
+
+    def counted():
+        below.append(guard)
+        return guard()
+
+    monkeypatch.setattr(qgmm.call, "_below_autograd", counted)
+    a, (b, b_options), (g, g_options) = cases.swiglu(rng), cases.weight_quant(rng), cases.grouped(rng)
+    vendor = {"group_list": b_options["group_list"]}
+    calls = (lambda: qgmm.grouped_matmul_swiglu_quant(*a),
+             lambda: qgmm.npu_grouped_matmul_swiglu_quant_v2(*a),
+             lambda: qgmm.npu_grouped_matmul_swiglu_quant(a[0], a[1], a[4], a[2], a[3]),
+             lambda: qgmm.weight_quant_grouped_matmul(*b, **b_options),
+             lambda: qgmm.npu_weight_quant_gmm(*b, **vendor),
+             lambda: qgmm.npu_weight_quant_gmm_v2(*b, group_list=vendor["group_list"].diff(prepend=torch.zeros(1).long())),
+             lambda: qgmm.grouped_matmul(*g, **g_options),
+             lambda: qgmm.dynamic_quant(b[0]))
+    for call in calls:
+        call()
+    assert len(below) == len(calls)
+    x = b[0].clone().requires_grad_()
+    assert qgmm.weight_quant_grouped_matmul(x, *b[1:], **b_options).requires_grad
+    assert len(below) == len(calls), "a call that may be differentiated"
 
 
 def test_inference_mode(rng):
