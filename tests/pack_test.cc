@@ -195,7 +195,8 @@ TEST(Pack, ExpertsThatAreNeighbours) {
     for (const int64_t capacity : {0, 9}) {
       if (capacity > 0 && s.dtype == DType::kInt4) continue;
       const std::vector<uint8_t> expected = PackedBytesOf(WeightsOf(s, contiguous), 1, 0, capacity);
-      for (const auto& strides : {std::vector<int64_t>{1, n * e, e}, {1, e, k * e}, {2, 2 * n * e, 2 * e}, {-1, n * e, e}}) {
+      for (const auto& strides : {std::vector<int64_t>{1, n * e, e}, {1, e, k * e}, {2, 2 * n * e, 2 * e}, {-1, n * e, e},
+                                  {1, -2 * n * e, 2 * e}, {1, n * e, -e}}) {
         for (const Edge edge : {Edge::kFront, Edge::kBack}) {
           const Owned tensor = Tensor(s, values, strides, edge);
           const std::vector<uint8_t> bytes = PackedBytesOf(WeightsOf(s, tensor), 3, 0, capacity);
@@ -348,6 +349,35 @@ TEST(Pack, AroundTheCaches) {
         if (makers.drain) makers.drain();
         ASSERT_EQ(apart, expected) << Name(isa);
         ASSERT_EQ(0, std::memcmp(sums.data(), whole.data() + kHeaderBytes + size, sums.size() * 4)) << Words(s);
+      }
+    }
+  }
+}
+
+/// Whole panels of neighbouring experts become lines in registers, and leave around the caches or not.
+TEST(Pack, ExpertsAroundTheCaches) {
+  for (const Shape& s : {Shape{14, 96, 160, DType::kInt8, true}, Shape{8, 70, 128, DType::kInt8, false},
+                         Shape{21, 128, 160, DType::kInt4, true}, Shape{8, 136, 128, DType::kInt4, false}}) {
+    const std::vector<int> values = RandomValues(s, 9);
+    const Owned tensor = Tensor(s, values, {1, Elements(s) * s.e, s.e}, Edge::kBack);
+    const Weights w = WeightsOf(s, tensor);
+    const std::vector<uint8_t> whole = PackedBytesOf(w, 1, 0, 0, static_cast<int>(Isa::kScalar));
+    const int64_t panels = 2 * Pairs(s.n), stride = PanelBytes(s.dtype, s.k), each = panels * stride;
+    for (const Isa isa : PackingIsas()) {
+      const LineMakers& makers = StagesFor(isa).lines;
+      for (const bool stream : {false, true}) {
+        std::vector<uint8_t> memory(static_cast<size_t>(s.e * each + 64), 0xAB);
+        uint8_t* const out = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64;
+        std::vector<int32_t> sums(static_cast<size_t>(s.e * panels * kPanelColumns));
+        std::vector<PackSpan> spans;
+        for (int64_t x = 0; x < s.e; ++x) {
+          int32_t* const own_sums = &sums[static_cast<size_t>(x * panels * kPanelColumns)];
+          spans.push_back({x, 0, panels, 0, stride / kLineBytes, out + x * each, stride, own_sums, stream});
+        }
+        PackExperts(w, spans, makers);
+        if (makers.drain) makers.drain();
+        ASSERT_EQ(0, std::memcmp(out, whole.data() + kHeaderBytes, s.e * each)) << Words(s) << ", " << Name(isa);
+        ASSERT_EQ(0, std::memcmp(sums.data(), whole.data() + kHeaderBytes + s.e * each, sums.size() * 4)) << Words(s);
       }
     }
   }

@@ -145,16 +145,14 @@ inline void TransposeWords(const uint8_t* from, ptrdiff_t stride, uint8_t* to, p
 }
 
 /// The same of words of four bytes.
-[[gnu::noinline]] inline void GatherWordsAcross(const Across& a, uint8_t* to, int64_t to_stride, Transpose8Fn transpose8) {
-  if (const int64_t least = std::min(a.neighbours, a.count); a.across == 1 && least >= 4) {
-    const int64_t block = transpose8 && least >= 8 ? 8 : 4;
-    const Transpose8Fn transpose = block == 8 ? transpose8 : TransposeWords;
-    for (int64_t j = 0; j < a.count; j += block) {
-      const int64_t column = std::min(j, a.count - block);
-      a.Fetch(column, block, 4);
-      for (int64_t i = 0; i < a.neighbours; i += block) {
-        const int64_t first = std::min(i, a.neighbours - block);
-        transpose(a.from + 4 * (column * a.stride + first), 4 * a.stride, to + first * to_stride + 4 * column, to_stride);
+[[gnu::noinline]] inline void GatherWordsAcross(const Across& a, uint8_t* to, int64_t to_stride) {
+  if (a.across == 1 && std::min(a.neighbours, a.count) >= 4) {
+    for (int64_t j = 0; j < a.count; j += 4) {
+      const int64_t column = std::min(j, a.count - 4);
+      a.Fetch(column, 4, 4);
+      for (int64_t i = 0; i < a.neighbours; i += 4) {
+        const int64_t first = std::min(i, a.neighbours - 4);
+        TransposeWords(a.from + 4 * (column * a.stride + first), 4 * a.stride, to + first * to_stride + 4 * column, to_stride);
       }
     }
     return;

@@ -182,14 +182,26 @@ struct BrokenLanes {
 /// Of groups [0, groups), at most kMaxLines, those with such lanes, ascending; returns how many.
 using FindBrokenFn = int (*)(const uint8_t* lines, int groups, int steps, BrokenLanes* found);
 
-/// 8 x 8 words of four bytes: word j at out + i * out_stride = word i at from + j * stride, strides in bytes.
-using Transpose8Fn = void (*)(const uint8_t* from, ptrdiff_t stride, uint8_t* out, ptrdiff_t out_stride);
+/// One line of each of `panels` panels, adjacent columns, for each of `experts` experts whose weights are neighbours in memory.
+struct ExpertsArgs {
+  const uint8_t* source;    // at the first k, column and expert
+  ptrdiff_t k_stride;       // bytes from k to k
+  ptrdiff_t column_stride;  // from column to column (int4: from eight columns to the next eight); all experts fit between
+  ptrdiff_t ahead;          // to what is read a little later, to be fetched meanwhile
+  int panels;
+  int experts;              // at least kExpertsAtOnce
+  uint8_t* out;
+  ptrdiff_t panel_stride, expert_stride;  // from line to line, bytes
+};
+using ExpertsFn = void (*)(const ExpertsArgs&);
+inline constexpr int kExpertsAtOnce = 8;
 
 /// Packing, one function per kind of source: bytes or nibbles that are neighbours along n (rows) or along k (columns).
 struct LineMakers {
   LinesFn rows, columns, nibble_rows, nibble_columns;
   FindBrokenFn find_broken;
-  Transpose8Fn transpose8;  // null: none that is faster than portable ones of 4 x 4
+  ExpertsFn experts, nibble_experts;  // null: by way of rows
+  LinesFn lines, nibble_lines;        // that are lines already: copied to out[0], and summed; null where `experts` is
   // Around the caches, `stride` bytes from line to line; every one is aligned to 32 bytes.
   void (*copy)(const uint8_t* lines, int64_t count, uint8_t* out, int64_t stride);
   void (*drain)();  // orders streamed lines before what follows; null: nothing is streamed. Once at the end: after every

@@ -8,7 +8,7 @@
 #include "cpu/isa/avx2_float-inl.h"
 #include "cpu/isa/avx2_gemm-inl.h"
 #include "cpu/isa/avx2_int4-inl.h"
-#include "cpu/isa/avx2_lines-inl.h"
+#include "cpu/isa/avx2_experts-inl.h"
 #include "cpu/isa/tables.h"
 #include "cpu/pack_x-inl.h"
 

@@ -217,17 +217,25 @@ inline void StreamLines(const uint8_t* lines, int64_t count, uint8_t* out, int64
   }
 }
 
+/// Lines as they are.
+template <bool kNibbles, bool kStream>
+inline void LinesOf(const LinesArgs& args) {
+  const LinesArgs a = args;  // as far as a compiler knows, bytes that are written may be args
+  __m256i sums[2] = {};
+  for (int at = 0; at < a.lines * kLineBytes; at += kLineBytes) {
+    for (int h = 0; h < 2; ++h) {
+      Emit<kNibbles, kStream>(LoadBytes(a.source + at + 32 * h), a.out[0] + at + 32 * h, sums + h);
+    }
+  }
+  AddSums<kNibbles>(sums, a.lines, a.sums[0]);
+}
+
 template <LinesFn kStored, LinesFn kStreamed>
 void StoreOrStream(const LinesArgs& a) {
   return a.stream ? kStreamed(a) : kStored(a);
 }
 
 void Drain() { _mm_sfence(); }
-
-constexpr LineMakers kAvx2Lines = {StoreOrStream<Rows<false>, Rows<true>>, StoreOrStream<Columns<false>, Columns<true>>,
-                                   StoreOrStream<NibbleRows<false>, NibbleRows<true>>,
-                                   StoreOrStream<NibbleColumns<false>, NibbleColumns<true>>, FindBrokenAvx2,
-                                   Transpose8, StreamLines, Drain};
 
 }  // namespace
 }  // namespace qgmm::cpu

@@ -8,7 +8,7 @@
 #include "cpu/epilogue-inl.h"
 #include "cpu/for_rows-inl.h"
 #include "cpu/isa/avx2.h"
-#include "cpu/isa/avx2_lines-inl.h"
+#include "cpu/isa/avx2_experts-inl.h"
 #include "cpu/isa/avx512-inl.h"
 #include "cpu/isa/avx512.h"
 #include "cpu/isa/tables.h"
