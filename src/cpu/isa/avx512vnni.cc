@@ -42,6 +42,17 @@ inline __attribute__((always_inline)) void FinishSums(const GemmArgs& a, int sli
   for (int i = 0; i < kRows; ++i) _mm512_storeu_si512(acc + i * kPairColumns, c[i]);
 }
 
+/// sum += the four products of unsigned weights and four signed bytes at x, in every lane. g++ knows no vpdpbusd that broadcasts
+/// from memory itself, as clang does: an instruction less per row; int4 with slices of 128, 16 to 256 rows, takes 0.92 to 0.98 of
+/// the time, of 32 0.90 to 0.94, int8 1.00 (two cores of a Zen 4); a Granite Rapids gained 10 and 3 %.
+inline void DotFour(__m512i& sum, __m512i weights, const int8_t* x) {
+#if defined(__AVX512VNNI__) && !defined(__clang__)
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(weights), "m"(*reinterpret_cast<const int8_t(*)[4]>(x)));
+#else
+  sum = _mm512_dpbusd_epi32(sum, weights, Broadcast4(x));
+#endif
+}
+
 template <int kRows, int kOffset>
 struct IntegerSums {
   __m512i c[kRows];
@@ -49,7 +60,7 @@ struct IntegerSums {
   void Start(const GemmArgs& a, int slice) { StartSums<kRows, kOffset>(a, slice, c); }
   void Step(const GemmArgs& a, const int8_t* x, __m512i weights) {
 #pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) c[i] = _mm512_dpbusd_epi32(c[i], weights, Broadcast4(x + i * a.x_stride));
+    for (int i = 0; i < kRows; ++i) DotFour(c[i], weights, x + i * a.x_stride);
   }
   void Add(const IntegerSums& other) {
 #pragma GCC unroll 16
