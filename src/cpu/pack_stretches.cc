@@ -56,11 +56,13 @@ class Stretch {
     return own;
   }
 
-  /// Whether Lines can make lines [line, line + kStretchLines) of the span: nothing is to be padded.
+  /// Whether MakeLines can make lines [line, line + kStretchLines) of the span: nothing is to be padded, and every cache line
+  /// between the first column and the last holds weights.
   bool Whole(const PackSpan& span, int64_t experts, int64_t line, const LineMakers& makers) const {
     const Weights::Plain from = w_.Of(span.expert);
-    return makers.experts != nullptr && experts >= kExpertsAtOnce && w_.expert_stride == 1 && from.n_stride >= experts &&
-           std::abs(from.k_stride) > from.n_stride && span.panels % parts_ == 0 &&
+    const int64_t between = (from.n_stride - experts) * ElementBytes();
+    return makers.experts != nullptr && experts >= kExpertsAtOnce && w_.expert_stride == 1 && between >= 0 &&
+           between < kLineBytes && std::abs(from.k_stride) > from.n_stride && span.panels % parts_ == 0 &&
            (span.first_panel + span.panels) / parts_ * kPanelColumns <= w_.n / parts_ &&
            (line + kStretchLines) * LineK(w_.dtype) <= w_.k;
   }
