@@ -187,7 +187,8 @@ struct GemmFixed {
 
 }  // namespace
 
-// k_block: x of a tile and the panel's stretch (16 KiB each; int4 8 KiB of panel) stay in L1.
+// k_block: x of a tile and the panel's stretch (16 KiB each; int4 8 KiB of panel) stay in L1. A pair's 64 KiB come from L2, tile
+// after tile, and longer is better: 512, 1024, 2048 k 0.96 to 0.98, 1, 1.01 to 1.02 of the speed, 64 to 1024 rows (two Zen 4 cores).
 constexpr Kernel kAvx512VnniInt8 = {.name = "avx512vnni_int8", .isa = Isa::kAvx512Vnni, .product = Product::kInt8,
                                     .tile_m = kTileRows, .min_rows = 1, .slice_step = 4, .k_block = 1024,
                                     .ahead_bytes_of_one = kAheadOfOne, .x_bytes = 1, .row_sums = true, .folds = true,
@@ -195,7 +196,7 @@ constexpr Kernel kAvx512VnniInt8 = {.name = "avx512vnni_int8", .isa = Isa::kAvx5
                                     .gemm = ForRows<kTileRows, GemmInt8>};
 constexpr Kernel kAvx512VnniInt8Pair = {.name = "avx512vnni_int8_pair", .isa = Isa::kAvx512Vnni, .product = Product::kInt8,
                                         .panels = 2, .tile_m = kPairRows, .min_rows = 8, .min_rows_amd = 17, .slice_step = 4,
-                                        .k_block = 1024, .x_bytes = 1, .row_sums = true, .folds = true, .pack_x = PackXBytes,
+                                        .k_block = 2048, .x_bytes = 1, .row_sums = true, .folds = true, .pack_x = PackXBytes,
                                         .widened_bytes = 0, .widen = nullptr, .gemm = ForRows<kPairRows, GemmInt8Pair>};
 constexpr Kernel kAvx512VnniInt4 = {.name = "avx512vnni_int4", .isa = Isa::kAvx512Vnni, .product = Product::kInt4,
                                     .tile_m = kTileRows, .min_rows = 1, .slice_step = 8, .k_block = 1024, .x_bytes = 1,
