@@ -187,8 +187,9 @@ struct GemmFixed {
 
 }  // namespace
 
-// k_block: x of a tile and the panel's stretch (16 KiB each; int4 8 KiB of panel) stay in L1. A pair's 64 KiB come from L2, tile
-// after tile, and longer is better: 512, 1024, 2048 k 0.96 to 0.98, 1, 1.01 to 1.02 of the speed, 64 to 1024 rows (two Zen 4 cores).
+// k_block: x of a tile and the panel's stretch (16 KiB each; int4 8 KiB of panel) stay in L1. A pair's 64 KiB come from L2,
+// tile after tile, and longer is better: 512, 1024, 2048 k have 0.96 to 0.98, 1, 1.01 to 1.02 of the speed (two Zen 4 cores,
+// 64 to 1024 rows).
 constexpr Kernel kAvx512VnniInt8 = {.name = "avx512vnni_int8", .isa = Isa::kAvx512Vnni, .product = Product::kInt8,
                                     .tile_m = kTileRows, .min_rows = 1, .slice_step = 4, .k_block = 1024,
                                     .ahead_bytes_of_one = kAheadOfOne, .x_bytes = 1, .row_sums = true, .folds = true,
