@@ -3,7 +3,7 @@
 
 torch.library.register_autograd puts a Python function between a call and its kernel, which costs 9 us and does nothing
 for a call without gradients; every argument costs 0.1 to 0.5 us, also where it is the schema's default. One expert, one
-token, k 256: 29 -> 17 us (Zen 4, torch 2.13).
+token, k 256, by the vendor's name: 29 -> 17 us (Zen 4, torch 2.13).
 """
 
 from __future__ import annotations
