@@ -84,8 +84,11 @@ TEST(ChooseKernel, Avx512VnniAtAnyRows) {
     EXPECT_STREQ(ChooseKernel(Product::kInt8, 64, 128, rows, Isa::kAvx512Vnni).name,
                  rows < kVnniPairFrom ? "avx512vnni_int8" : "avx512vnni_int8_pair");
     EXPECT_STREQ(ChooseKernel(Product::kFixed16, kFixedSlice, 7168, rows, Isa::kAvx512Vnni).name, "avx512vnni_fixed");
-    EXPECT_STREQ(ChooseKernel(Product::kInt4, 64, 128, rows, Isa::kAvx512Vnni).name, "avx512vnni_int4");
-    EXPECT_STREQ(ChooseKernel(Product::kFloat, 9, 9, rows, Isa::kAvx512Vnni).name, "avx512_float");
+    const bool unpacked = rows >= 17 && HasTwoPorts();
+    EXPECT_STREQ(ChooseKernel(Product::kInt4, 64, 128, rows, Isa::kAvx512Vnni).name,
+                 unpacked ? "avx512vnni_int4_unpacked" : "avx512vnni_int4");
+    EXPECT_STREQ(ChooseKernel(Product::kFloat, 9, 9, rows, Isa::kAvx512Vnni).name,
+                 unpacked ? "avx512_float_unpacked" : "avx512_float");
     EXPECT_STREQ(ChooseKernel(Product::kInt8, 3, 9, rows, Isa::kAvx512Vnni).name, "scalar_int8");
   }
 }
@@ -108,8 +111,9 @@ TEST(ChooseKernel, AmxFromNineRowsHalfStepsForHalfSlices) {
   EXPECT_EQ(name(Product::kInt4, 128, 256, 9), "amx_int4");
   EXPECT_EQ(name(Product::kInt4, 64, 256, 256), "amx_int4");
   EXPECT_EQ(name(Product::kInt4, 32, 256, 256), "amx_int4_half");
-  EXPECT_EQ(name(Product::kInt4, 40, 240, 256), "avx512vnni_int4");
-  EXPECT_EQ(name(Product::kFloat, 64, 64, 256), "avx512_float");
+  EXPECT_EQ(name(Product::kInt4, 40, 240, 16), "avx512vnni_int4");
+  EXPECT_EQ(name(Product::kInt4, 40, 240, 256), "avx512vnni_int4_unpacked");
+  EXPECT_EQ(name(Product::kFloat, 64, 64, 256), "avx512_float_unpacked");
   EXPECT_EQ(name(Product::kFixed16, 512, 1024, 9), "amx_fixed");
   EXPECT_NE(name(Product::kFixed16, 512, 1024, 8), "amx_fixed");
 }

@@ -173,6 +173,20 @@ bool HasF16c() {
 }
 #endif
 
+bool HasTwoPorts() {
+#if defined(__x86_64__)
+  static const bool has = [] {
+    unsigned a = 0, b, c, d;
+    if (!__builtin_cpu_is("amd") || !__get_cpuid(1, &a, &b, &c, &d)) return true;
+    const unsigned family = (a >> 8 & 0xF) + (a >> 20 & 0xFF);
+    return family >= 26;
+  }();
+  return has;
+#else
+  return true;
+#endif
+}
+
 std::span<const Isa> MachineIsas() {
   static const std::vector<Isa> isas = FindIsas(true);
   return isas;
@@ -209,6 +223,7 @@ Isa ChosenIsa(int limit) {
 const Kernel& ChooseKernel(Product product, int64_t slice, int64_t k, int64_t rows, Isa isa, Certificate certificate) {
   const auto takes = [=](const Kernel* kernel) {
     if (kernel->product != product || kernel->isa > isa || !HasIsa(kernel->isa) || MinRows(*kernel) > rows) return false;
+    if (kernel->two_ports && !HasTwoPorts()) return false;
     if (kernel->needs > certificate || (slice != k && slice % kernel->slice_step != 0)) return false;
     return kernel->needs == Certificate::kNone || slice == k;  // column sums are of the whole k
   };

@@ -81,6 +81,7 @@ struct Kernel {
   int row_step = 1;  // packed x and acc hold a multiple of so many rows; what the rows behind the last hold is ignored
   int min_rows;    // rows of a block from which this row is preferred
   int min_rows_amd = 0;  // the same on AMD's machines where that differs, else 0
+  bool two_ports = false;  // for machines that issue two 512-bit products a cycle: not for AMD's before Zen 5
   int slice_step;  // slices shorter than k, and parts of a slice but the last, are multiples of it
   int k_block;     // most k per call when a block has several row tiles; 0: all
   int ahead_bytes = 7168;  // how far ahead in its own stream the call of an only row tile fetches: one core of a Zen 4 reads
@@ -103,9 +104,12 @@ struct Kernel {
 /// All rows of kernels.inc that were compiled in, slowest first.
 std::span<const Kernel* const> KernelTable();
 
-/// The last row that can run: the machine has its ISA, which is at most `isa`, its product is `product`, `slice` (of k in
-/// all) fits its step, `rows` (of the block) reach its minimum, and panels have the certificate it needs. There is always
-/// one: the scalar rows take everything.
+/// Whether the machine issues two 512-bit products a cycle, as far as its name tells: all do but AMD's before family 26 (Zen 5).
+bool HasTwoPorts();
+
+/// The last row that can run: the machine has its ISA, which is at most `isa`, and the ports it is for, its product is
+/// `product`, `slice` (of k in all) fits its step, `rows` (of the block) reach its minimum, and panels have the certificate it
+/// needs. There is always one: the scalar rows take everything.
 const Kernel& ChooseKernel(Product product, int64_t slice, int64_t k, int64_t rows, Isa isa,
                            Certificate certificate = Certificate::kNone);
 

@@ -17,7 +17,7 @@
 namespace qgmm::cpu {
 namespace {
 
-constexpr int kTileRows = 16, kNibbleRows = 12;
+constexpr int kTileRows = 16, kNibbleRows = 12, kPairRows = 12;
 
 /// The accumulators of kRows rows x 16 columns, int32.
 template <int kRows>
@@ -187,41 +187,30 @@ struct GemmFloat {
   }
 };
 
-/// Both panels of a pair together: the four sums that follow one another in a lane's chain take longer than a line takes to
-/// arrive, so one or two rows want more chains: one row 12.8 -> 15.6
-/// GMAC/s, two 23.6 -> 25.3; three and four the same as apart (one core of a Zen 4).
+/// fp32 sums of both panels of a pair; k ascending in one lane.
 template <int kRows>
-struct GemmFloatPair {
-  static void Run(const GemmArgs& a) {
-    GemmArgs panel = a;
-    __m512 c[kRows], d[kRows];
-    float* acc = static_cast<float*>(a.acc);
-#pragma GCC unroll 2
+struct FloatPairSums {
+  __m512 c[kRows], d[kRows];
+
+  void Start(const GemmArgs& a) {
+    const float* acc = static_cast<const float*>(a.acc);
+#pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
       c[i] = a.add ? _mm512_loadu_ps(acc + i * kPairColumns) : _mm512_setzero_ps();
       d[i] = a.add ? _mm512_loadu_ps(acc + i * kPairColumns + kPanelColumns) : _mm512_setzero_ps();
     }
-    const float* x = static_cast<const float*>(a.x);
-    Lines first(a);
-    panel.w[0] = a.w[1];
-    panel.prefetch[0] = a.prefetch[1];
-    Lines second(panel);
-    const auto step = [&](const float* at, __m512 v, __m512 u) __attribute__((always_inline)) {
-#pragma GCC unroll 2
-      for (int i = 0; i < kRows; ++i) {
-        const __m512 value = _mm512_set1_ps(at[i * a.x_stride]);
-        c[i] = _mm512_fmadd_ps(value, v, c[i]);
-        d[i] = _mm512_fmadd_ps(value, u, d[i]);
-      }
-    };
-    for (int k = 0; k < a.k; k += 4, x += 4) {
-      const __m512i v = first.Next(), u = second.Next();
-      step(x, ByteAsFloat<0>(v), ByteAsFloat<0>(u));
-      step(x + 1, ByteAsFloat<1>(v), ByteAsFloat<1>(u));
-      step(x + 2, ByteAsFloat<2>(v), ByteAsFloat<2>(u));
-      step(x + 3, ByteAsFloat<3>(v), ByteAsFloat<3>(u));
+  }
+  void Step(const float* x, ptrdiff_t x_stride, __m512 v, __m512 u) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+      const __m512 value = _mm512_set1_ps(x[i * x_stride]);
+      c[i] = _mm512_fmadd_ps(value, v, c[i]);
+      d[i] = _mm512_fmadd_ps(value, u, d[i]);
     }
-#pragma GCC unroll 2
+  }
+  void Finish(const GemmArgs& a) const {
+    float* acc = static_cast<float*>(a.acc);
+#pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
       _mm512_storeu_ps(acc + i * kPairColumns, c[i]);
       _mm512_storeu_ps(acc + i * kPairColumns + kPanelColumns, d[i]);
@@ -229,11 +218,75 @@ struct GemmFloatPair {
   }
 };
 
+/// Both panels of a pair together: the four sums that follow one another in a lane's chain take longer than a line takes to
+/// arrive, so one or two rows want more chains: one row 12.8 -> 15.6
+/// GMAC/s, two 23.6 -> 25.3; three and four the same as apart (one core of a Zen 4).
+template <int kRows>
+struct GemmFloatPair {
+  static void Run(const GemmArgs& a) {
+    FloatPairSums<kRows> sums;
+    sums.Start(a);
+    const float* x = static_cast<const float*>(a.x);
+    GemmArgs panel = a;
+    Lines first(a);
+    panel.w[0] = a.w[1];
+    panel.prefetch[0] = a.prefetch[1];
+    Lines second(panel);
+    for (int k = 0; k < a.k; k += 4, x += 4) {
+      const __m512i v = first.Next(), u = second.Next();
+      sums.Step(x, a.x_stride, ByteAsFloat<0>(v), ByteAsFloat<0>(u));
+      sums.Step(x + 1, a.x_stride, ByteAsFloat<1>(v), ByteAsFloat<1>(u));
+      sums.Step(x + 2, a.x_stride, ByteAsFloat<2>(v), ByteAsFloat<2>(u));
+      sums.Step(x + 3, a.x_stride, ByteAsFloat<3>(v), ByteAsFloat<3>(u));
+    }
+    sums.Finish(a);
+  }
+};
+
+/// A line as four rows of 16 fp32, k ascending.
+void WidenToFloats(const uint8_t* lines, int line_count, uint8_t* out) {
+  float* f = reinterpret_cast<float*>(out);
+  for (int l = 0; l < line_count; ++l, lines += kLineBytes, f += kLineBytes) {
+    const __m512i v = _mm512_loadu_si512(lines);
+    _mm512_storeu_ps(f, ByteAsFloat<0>(v));
+    _mm512_storeu_ps(f + 16, ByteAsFloat<1>(v));
+    _mm512_storeu_ps(f + 32, ByteAsFloat<2>(v));
+    _mm512_storeu_ps(f + 48, ByteAsFloat<3>(v));
+  }
+}
+
+/// A pair converted once, for machines that issue two 512-bit fma a cycle: the eleven shifts and conversions of a line share
+/// their ports with 64 fma of GemmFloat, and each of those loads its x itself, where here two share a broadcast. Two Zen 5
+/// cores, k 2048: 17 to 24 rows 1.30 to 1.09 x, 64 rows 1.14 x, 256 rows 1.18 x, k 7168 1.29 x; up to 16 rows 0.72 to 0.92 x.
+template <int kRows>
+struct GemmFloats {
+  static_assert(2 * kRows + 2 + 1 <= kRegisters);
+  static void Run(const GemmArgs& a) {
+    FloatPairSums<kRows> sums;
+    sums.Start(a);
+    const float* x = static_cast<const float*>(a.x);
+    const float* w = reinterpret_cast<const float*>(a.w[0]);
+    const ptrdiff_t other = reinterpret_cast<const float*>(a.w[1]) - w;
+    const uint8_t* next = a.prefetch[0];
+    const ptrdiff_t other_next = a.prefetch[1] - next, next_step = a.prefetch_step;
+    for (int k = 0; k < a.k; k += 4, x += 4, w += kLineBytes, next += next_step) {
+      _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T1);
+      _mm_prefetch(reinterpret_cast<const char*>(next + other_next), _MM_HINT_T1);
+#pragma GCC unroll 4
+      for (int at = 0; at < 4; ++at) {
+        sums.Step(x + at, a.x_stride, _mm512_loadu_ps(w + at * kPanelColumns), _mm512_loadu_ps(w + other + at * kPanelColumns));
+      }
+    }
+    sums.Finish(a);
+  }
+};
+
 }  // namespace
 
 // Loops alone from L1, 48 rows, against AVX2's rows: wide 94 / 85 GMAC/s, pairs 111 / 110, quads 145 / 141, int4 161 / 129,
 // fp32 56 / 51 (one core of a Zen 4, which splits most zmm operations in two; GCC 12).
-// k_block: x of a tile and the panel's stretch (int8 16 to 32 KiB of x, fp32 4 KiB of panel) stay in L1 or close to it.
+// k_block: x of a tile and the panel's stretch (int8 16 to 32 KiB of x, fp32 4 KiB of panel) stay in L1 or close to it; a
+// converted pair is 32 KiB then (128, 384, 512 k: 0.97, 1.00, 1.01 of the speed; two Zen 5 cores).
 constexpr Kernel kAvx512Wide = {.name = "avx512_wide", .isa = Isa::kAvx512, .product = Product::kInt8,
                                 .tile_m = kTileRows, .min_rows = 1, .slice_step = 4, .k_block = 1024, .x_bytes = 2,
                                 .row_sums = false, .pack_x = PackXShorts, .widened_bytes = 0, .widen = nullptr,
@@ -260,6 +313,11 @@ constexpr Kernel kAvx512Float = {.name = "avx512_float", .isa = Isa::kAvx512, .p
                                  .tile_m = kTileRows, .min_rows = 3, .slice_step = 4, .k_block = 256, .x_bytes = 4,
                                  .row_sums = false, .pack_x = PackXFloats<Avx2>, .widened_bytes = 0,
                                  .widen = nullptr, .gemm = ForRows<kTileRows, GemmFloat>};
+constexpr Kernel kAvx512FloatUnpacked = {.name = "avx512_float_unpacked", .isa = Isa::kAvx512, .product = Product::kFloat,
+                                         .panels = 2, .tile_m = kPairRows, .min_rows = 17, .two_ports = true, .slice_step = 4,
+                                         .k_block = 256, .x_bytes = 4, .row_sums = false, .pack_x = PackXFloats<Avx2>,
+                                         .widened_bytes = 4 * kLineBytes, .widen = WidenToFloats,
+                                         .gemm = ForRows<kPairRows, GemmFloats>};
 
 // row_max stays AVX2's: rows of fp32 from memory take 0.88 of the time, of bf16 0.99 (one core of a Zen 4).
 constexpr Stages kAvx512Stages = MakeStages<Avx512, Avx2>(Isa::kAvx512, kAvx2Lines);

@@ -85,11 +85,9 @@ struct GemmInt8 {
   }
 };
 
-/// int8, both panels of a pair: a broadcast of x serves two vpdpbusd. Two Granite Rapids cores, operator A, against a panel at a
-/// time: 8 and 16 rows +5 %, 64 and 256 +10 to +13 % (tiles of 8 rows: +7, 0 to +5 %), but up to 4 rows, which memory bounds,
-/// -2 %. Two Zen 4 cores: 8 to 16 rows -5 to -19 %, more rows 0 to +2 %, 20 rows of the down projection +16 %.
-template <int kRows>
-struct GemmInt8Pair {
+/// Both panels of a pair: a broadcast of x serves two vpdpbusd. kFlip: weights are signed as packed, and made unsigned here.
+template <int kRows, int kOffset, bool kFlip>
+struct GemmPair {
   static_assert(2 * kRows + 4 + 2 <= kRegisters);
   static void Run(const GemmArgs& a) {
     const __m512i flip = _mm512_set1_epi8(-128);
@@ -101,13 +99,16 @@ struct GemmInt8Pair {
     const ptrdiff_t other = a.w[1] - w, other_next = a.prefetch[1] - next, next_step = a.prefetch_step;
     for (int slice = 0; slice < SliceCount(a); ++slice) {
       __m512i c[kRows], d[kRows];
-      StartSums<kRows, 128>(a, slice, c);
-      StartSums<kRows, 128>(second, slice, d);
+      StartSums<kRows, kOffset>(a, slice, c);
+      StartSums<kRows, kOffset>(second, slice, d);
       for (int k = 0; k < a.k; k += 4, x += 4, w += kLineBytes, next += next_step) {
         _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T1);
         _mm_prefetch(reinterpret_cast<const char*>(next + other_next), _MM_HINT_T1);
-        const __m512i v = _mm512_xor_si512(_mm512_loadu_si512(w), flip);
-        const __m512i u = _mm512_xor_si512(_mm512_loadu_si512(w + other), flip);
+        __m512i v = _mm512_loadu_si512(w), u = _mm512_loadu_si512(w + other);
+        if constexpr (kFlip) {
+          v = _mm512_xor_si512(v, flip);
+          u = _mm512_xor_si512(u, flip);
+        }
 #pragma GCC unroll 16
         for (int i = 0; i < kRows; ++i) {
           const __m512i four = Broadcast4(x + i * a.x_stride);
@@ -120,6 +121,28 @@ struct GemmInt8Pair {
     }
   }
 };
+
+/// int8. Two Granite Rapids cores, operator A, against a panel at a time: 8 and 16 rows +5 %, 64 and 256 +10 to +13 % (tiles of
+/// 8 rows: +7, 0 to +5 %), but up to 4 rows, which memory bounds, -2 %. Two Zen 4 cores: 8 to 16 rows -5 to -19 %, more rows 0 to
+/// +2 %, 20 rows of the down projection +16 %; two Zen 5 cores: 5 to 16 rows -3 to -25 %.
+template <int kRows>
+struct GemmInt8Pair : GemmPair<kRows, 128, true> {};
+
+/// int4, unpacked once, for machines that issue two vpdpbusd a cycle: the three operations of a line share their ports with 32
+/// vpdpbusd of GemmInt4, and each of those loads its x itself. Two Zen 5 cores, operator A, 17 to 256 rows: per channel 1.05 to
+/// 1.20 x, slices of 128 1.04 to 1.13 x, of 32 1.10 to 1.20 x (25 rows 0.97 x); up to 16 rows 0.77 to 0.88 x.
+template <int kRows>
+struct GemmInt4Unpacked : GemmPair<kRows, 8, false> {};
+
+/// A line of nibbles as two of bytes, k ascending.
+void NibblesToBytes(const uint8_t* lines, int line_count, uint8_t* out) {
+  const __m512i low = _mm512_set1_epi8(15);
+  for (int l = 0; l < line_count; ++l, lines += kLineBytes, out += 2 * kLineBytes) {
+    const __m512i v = _mm512_loadu_si512(lines);
+    _mm512_storeu_si512(out, _mm512_and_si512(v, low));
+    _mm512_storeu_si512(out + kLineBytes, _mm512_and_si512(_mm512_srli_epi16(v, 4), low));
+  }
+}
 
 /// int4: the stored nibbles are + 8 already. Few rows sum the two halves of a line apart: one chain of vpdpbusd would wait
 /// for itself.
@@ -189,7 +212,7 @@ struct GemmFixed {
 
 // k_block: x of a tile and the panel's stretch (16 KiB each; int4 8 KiB of panel) stay in L1. A pair's 64 KiB come from L2,
 // tile after tile, and longer is better: 512, 1024, 2048 k have 0.96 to 0.98, 1, 1.01 to 1.02 of the speed (two Zen 4 cores,
-// 64 to 1024 rows).
+// 64 to 1024 rows); an unpacked pair likewise, 256, 512, 1024, 2048 k: 0.95, 0.98, 1, 1.02 (two Zen 5 cores).
 constexpr Kernel kAvx512VnniInt8 = {.name = "avx512vnni_int8", .isa = Isa::kAvx512Vnni, .product = Product::kInt8,
                                     .tile_m = kTileRows, .min_rows = 1, .slice_step = 4, .k_block = 1024,
                                     .ahead_bytes_of_one = kAheadOfOne, .x_bytes = 1, .row_sums = true, .folds = true,
@@ -203,6 +226,11 @@ constexpr Kernel kAvx512VnniInt4 = {.name = "avx512vnni_int4", .isa = Isa::kAvx5
                                     .tile_m = kTileRows, .min_rows = 1, .slice_step = 8, .k_block = 1024, .x_bytes = 1,
                                     .row_sums = true, .folds = true, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
                                     .gemm = ForRows<kTileRows, GemmInt4>};
+constexpr Kernel kAvx512VnniInt4Unpacked = {.name = "avx512vnni_int4_unpacked", .isa = Isa::kAvx512Vnni,
+                                            .product = Product::kInt4, .panels = 2, .tile_m = kPairRows, .min_rows = 17,
+                                            .two_ports = true, .slice_step = 8, .k_block = 2048, .x_bytes = 1, .row_sums = true,
+                                            .folds = true, .pack_x = PackXBytes, .widened_bytes = 2 * kLineBytes,
+                                            .widen = NibblesToBytes, .gemm = ForRows<kPairRows, GemmInt4Unpacked>};
 constexpr Kernel kAvx512VnniFixed = {.name = "avx512vnni_fixed", .isa = Isa::kAvx512Vnni, .product = Product::kFixed16,
                                      .panels = 2, .tile_m = kPairRows, .min_rows = 1, .slice_step = 4, .k_block = 512,
                                      .x_bytes = 2, .row_sums = false, .pack_x = PackXFixed<Avx2, EvenThenOdd>,
