@@ -86,10 +86,11 @@ struct GemmInt8 {
 };
 
 /// Both panels of a pair: a broadcast of x serves two vpdpbusd. kFlip: weights are signed as packed, and made unsigned here.
+/// Not inlined: in one function with other numbers of rows GCC copied weights by way of the stack.
 template <int kRows, int kOffset, bool kFlip>
 struct GemmPair {
   static_assert(2 * kRows + 4 + 2 <= kRegisters);
-  static void Run(const GemmArgs& a) {
+  static __attribute__((noinline)) void Run(const GemmArgs& a) {
     const __m512i flip = _mm512_set1_epi8(-128);
     const int8_t* x = static_cast<const int8_t*>(a.x);
     GemmArgs second = a;
