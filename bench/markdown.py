@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns the measurements that ops_bench.py --json wrote into the Markdown tables of docs/cpu-figures.md and README.md.
+"""Turns the measurements that ops_bench.py --json wrote into the Markdown tables of docs/figures and README.md.
 
     ./run bench table FILE [--process best] [--short]
 """
