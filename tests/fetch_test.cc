@@ -71,23 +71,31 @@ TEST(Fetch, TheNextStretch) {
   }
 }
 
-TEST(Fetch, OneRowAsFarAsTheMachineLikes) {
-  int kernels = 0;
+void ExpectFetchedAsTheMachineLikes(int64_t rows) {
+  int near_kernels = 0;
   for (const Isa isa : TestedIsas()) {
-    Case c = MakeCase(Finish::kSwigluQuant, {{1}, 640, 32 * 3}, 1);
+    Case c = MakeCase(Finish::kSwigluQuant, {{rows}, 640, 32 * 3}, 1);
     c.problem.w.paired = true;
     PackedWeight packed;
     const std::vector<uint8_t> bytes = Packed(c.problem, &packed);
     c.problem.w.packed = packed;
-    for (const bool far : {false, true}) {
-      Plan plan = MakePlan(c.problem, isa, 1, {1 << 20, 0, far});
-      const int wanted = far ? plan.blocks[0].kernel->ahead_bytes : plan.blocks[0].kernel->ahead_bytes_of_one;
-      if (wanted == 0) continue;  // a kernel that fetches one row's weights as far as those of several
-      ++kernels;
-      for (const Call& call : CallsOf(plan, c.problem)) EXPECT_EQ(call.fetched - call.read, wanted) << Name(isa) << far;
+    for (const Ahead ahead : {Ahead::kByKernel, Ahead::kAsSeveralRows, Ahead::kPage}) {
+      Plan plan = MakePlan(c.problem, isa, 1, {1 << 20, 0, ahead});
+      const Kernel& kernel = *plan.blocks[0].kernel;
+      if (rows > kernel.tile_m) continue;  // the next stretch is fetched, above
+      const bool near = rows == 1 && ahead == Ahead::kByKernel && kernel.ahead_bytes_of_one != 0;
+      const int wanted = ahead == Ahead::kPage && rows <= 4 ? 4096 : near ? kernel.ahead_bytes_of_one : kernel.ahead_bytes;
+      near_kernels += near;
+      for (const Call& call : CallsOf(plan, c.problem)) {
+        EXPECT_EQ(call.fetched - call.read, wanted) << Name(isa) << ", " << static_cast<int>(ahead);
+      }
     }
   }
-  EXPECT_GT(kernels, 0);
+  EXPECT_EQ(near_kernels > 0, rows == 1);
+}
+
+TEST(Fetch, AFewRowsAsFarAsTheMachineLikes) {
+  for (const int64_t rows : {1, 2, 4, 5}) ExpectFetchedAsTheMachineLikes(rows);
 }
 
 }  // namespace

@@ -147,11 +147,7 @@ std::string WhyNot(const std::string& name) {
 }
 
 int MinRows(const Kernel& kernel) {
-#if defined(__x86_64__)
-  static const bool amd = __builtin_cpu_is("amd");
-  if (amd && kernel.min_rows_amd != 0) return kernel.min_rows_amd;
-#endif
-  return kernel.min_rows;
+  return AmdFamily() != 0 && kernel.min_rows_amd != 0 ? kernel.min_rows_amd : kernel.min_rows;
 }
 
 }  // namespace
@@ -173,17 +169,24 @@ bool HasF16c() {
 }
 #endif
 
-bool HasTwoPorts() {
-#if defined(__x86_64__) && !defined(QGMM_EMULATED_ISAS)
-  static const bool has = [] {
+int AmdFamily() {
+#if defined(__x86_64__)
+  static const int family = [] {
     unsigned a = 0, b, c, d;
-    if (!__builtin_cpu_is("amd") || !__get_cpuid(1, &a, &b, &c, &d)) return true;
-    const unsigned family = (a >> 8 & 0xF) + (a >> 20 & 0xFF);
-    return family >= 26;
+    if (!__builtin_cpu_is("amd") || !__get_cpuid(1, &a, &b, &c, &d)) return 0;
+    return static_cast<int>((a >> 8 & 0xF) + (a >> 20 & 0xFF));
   }();
-  return has;
+  return family;
 #else
-  return true;  // emulated: so that every machine's tests run the rows that want them
+  return 0;
+#endif
+}
+
+bool HasTwoPorts() {
+#if defined(QGMM_EMULATED_ISAS)  // every machine's tests run the rows that want them
+  return true;
+#else
+  return AmdFamily() == 0 || AmdFamily() >= kZen5;
 #endif
 }
 

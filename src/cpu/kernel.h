@@ -104,7 +104,11 @@ struct Kernel {
 /// All rows of kernels.inc that were compiled in, slowest first.
 std::span<const Kernel* const> KernelTable();
 
-/// Whether the machine issues two 512-bit products a cycle, as far as its name tells: all do but AMD's before family 26 (Zen 5).
+/// Of AMD's processors (25: Zen 3 and 4); 0: somebody else's.
+int AmdFamily();
+inline constexpr int kZen5 = 26;
+
+/// Whether the machine issues two 512-bit products a cycle, as far as its name tells: all do but AMD's before Zen 5.
 bool HasTwoPorts();
 
 /// The last row that can run: the machine has its ISA, which is at most `isa`, and the ports it is for, its product is

@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "cpu/backend.h"
+#include "cpu/caches.h"
 #include "cpu/certify.h"
 #include "cpu/huge_pages.h"
 #include "cpu/numa.h"
-#include "cpu/plan.h"
 #include "cpu/team.h"
 
 namespace qgmm::cpu {

@@ -2,12 +2,9 @@
 // The rules by which rows become blocks, blocks become tasks, and workers get their shares.
 #include "cpu/plan.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
-#include <fstream>
 #include <numeric>
 #include <string>
 
@@ -239,16 +236,6 @@ void AddTasks(const Problem& p, Plan& plan) {
   plan.bounds.resize(static_cast<size_t>(plan.workers) + 1, static_cast<int32_t>(plan.tasks.size()));
 }
 
-/// What the kernel says of CPU 0's cache of that level; glibc multiplies a shared L3 by its sharers on some machines.
-int64_t CacheBytes(int level, int sysconf_name, int64_t unknown) {
-  std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(level) + "/size");
-  int64_t size = 0;
-  char unit = 0;
-  if (file >> size >> unit && size > 0) return size * (unit == 'M' ? 1 << 20 : unit == 'K' ? 1 << 10 : 1);
-  const long asked = sysconf(sysconf_name);
-  return asked > 0 ? asked : unknown;
-}
-
 Overlap ChosenOverlap() {
   const char* text = std::getenv("QGMM_OVERLAP");
   const std::string value = text == nullptr || *text == '\0' ? "1" : text;
@@ -338,14 +325,11 @@ std::pair<const Kernel*, const Kernel*> Plan::KernelsOf(const RowBlock& block, i
   return {block.by_certificate[static_cast<int>(first)], block.by_certificate[static_cast<int>(second)]};
 }
 
-Caches DetectCaches() {
-#if defined(__x86_64__)
-  const bool intel = __builtin_cpu_is("intel");
-#else
-  const bool intel = false;
-#endif
-  static const Caches caches = {CacheBytes(2, _SC_LEVEL2_CACHE_SIZE, 512 * 1024), CacheBytes(3, _SC_LEVEL3_CACHE_SIZE, 0), intel};
-  return caches;
+int Plan::AheadBytes(const Kernel& kernel, int rows) const {
+  constexpr int kPageBytes = 4096, kPageRows = 4;
+  if (ahead == Ahead::kPage && rows <= kPageRows) return kPageBytes;
+  const bool near = rows == 1 && kernel.ahead_bytes_of_one != 0 && ahead == Ahead::kByKernel;
+  return near ? kernel.ahead_bytes_of_one : kernel.ahead_bytes;
 }
 
 Plan MakePlan(const Problem& problem, Isa isa, int workers, const Caches& caches, int nodes, Overlap overlap) {
@@ -353,7 +337,7 @@ Plan MakePlan(const Problem& problem, Isa isa, int workers, const Caches& caches
   plan.isa = isa;
   plan.stages = &StagesFor(isa);
   plan.workers = workers;
-  plan.one_row_far = caches.one_row_far;
+  plan.ahead = caches.ahead;
   plan.pairs = Pairs(problem.n);
   plan.nodes = problem.w.packed.given() ? NodesFor(nodes, workers, plan.pairs) : 1;
   plan.assist_row = problem.epilogue.assist.given();

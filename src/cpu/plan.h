@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/caches.h"
 #include "cpu/kernel.h"
 #include "cpu/numa.h"
 #include "problem.h"
@@ -60,7 +61,7 @@ struct Plan {
   int span = 1;              // pairs that take turns in every stretch of k: 4 where plain weights are packed on the way, 2
                              // where tiles multiply several stretches, else 1
   bool assist_row = false;
-  bool one_row_far = false;  // see Caches
+  Ahead ahead = Ahead::kByKernel;
   Promises promises;         // of packed weights
   std::vector<RowBlock> blocks;
   std::vector<Task> tasks;      // by node, then in the order of groups and panels
@@ -70,16 +71,10 @@ struct Plan {
 
   /// What multiplies the two panels of a pair, by their certificates.
   std::pair<const Kernel*, const Kernel*> KernelsOf(const RowBlock& block, int64_t pair) const;
+  /// How far ahead in its own stream a call of that kernel's only row tile fetches.
+  int AheadBytes(const Kernel& kernel, int rows) const;
   size_t workspace_bytes() const { return shared_bytes + static_cast<size_t>(workers) * scratch.bytes; }
 };
-
-/// Bytes per core that a plan counts on, and how far ahead one row's weights are best fetched: as those of several rows are
-/// (Intel), or as far as their kernel says (kAheadOfOne).
-struct Caches {
-  int64_t l2 = 0, l3 = 0;
-  bool one_row_far = false;
-};
-Caches DetectCaches();
 
 /// Whether the stages of a span of pairs wait for the kernel calls of the next: where a kernel asks for it, never
 /// (QGMM_OVERLAP=0), or whatever the kernel (tests: one that runs no parts leaves them to the worker).

@@ -193,8 +193,7 @@ void Worker::SetPrefetch(const RowBlock& b, const Kernel& kernel, const PairLine
   for (int i = 0; i < kernel.panels; ++i) {
     args->prefetch[i] = args->w[i];
     if (tiles == 1 && !lines.copied[half + i]) {
-      const bool near = args->rows == 1 && kernel.ahead_bytes_of_one != 0 && !plan_.one_row_far;
-      args->prefetch[i] += near ? kernel.ahead_bytes_of_one : kernel.ahead_bytes;
+      args->prefetch[i] += plan_.AheadBytes(kernel, args->rows);
       args->prefetch_step = kLineBytes;
     } else if (lines.next[half + i] != nullptr && tile < 1 << shift) {
       args->prefetch_step = kLineBytes >> shift;
