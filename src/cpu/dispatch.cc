@@ -205,6 +205,8 @@ bool HasIsa(Isa isa) {
   return std::find(isas.begin(), isas.end(), isa) != isas.end();
 }
 
+bool CanRun(const Kernel& kernel) { return HasIsa(kernel.isa) && (!kernel.two_ports || HasTwoPorts()); }
+
 Isa BestIsa() { return MachineIsas().back(); }
 
 Isa ChosenIsa(int limit) {
@@ -225,8 +227,7 @@ Isa ChosenIsa(int limit) {
 
 const Kernel& ChooseKernel(Product product, int64_t slice, int64_t k, int64_t rows, Isa isa, Certificate certificate) {
   const auto takes = [=](const Kernel* kernel) {
-    if (kernel->product != product || kernel->isa > isa || !HasIsa(kernel->isa) || MinRows(*kernel) > rows) return false;
-    if (kernel->two_ports && !HasTwoPorts()) return false;
+    if (kernel->product != product || kernel->isa > isa || !CanRun(*kernel) || MinRows(*kernel) > rows) return false;
     if (kernel->needs > certificate || (slice != k && slice % kernel->slice_step != 0)) return false;
     return kernel->needs == Certificate::kNone || slice == k;  // column sums are of the whole k
   };

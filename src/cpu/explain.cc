@@ -154,7 +154,7 @@ std::string MachineReport(Context& context) {
   const Isa isa = ChosenIsa(context.max_isa);
   std::vector<std::string> rows;
   for (const Kernel* kernel : KernelTable()) {
-    if (kernel->isa <= isa && HasIsa(kernel->isa)) rows.push_back(kernel->name);
+    if (kernel->isa <= isa && CanRun(*kernel)) rows.push_back(kernel->name);
   }
   std::vector<std::string> isas, not_built;
   for (Isa each : MachineIsas()) isas.push_back(qgmm::Name(each));

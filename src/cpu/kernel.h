@@ -111,6 +111,9 @@ inline constexpr int kZen5 = 26;
 /// Whether the machine issues two 512-bit products a cycle, as far as its name tells: all do but AMD's before Zen 5.
 bool HasTwoPorts();
 
+/// Whether the machine has the kernel's ISA and the ports it is for: others are never chosen.
+bool CanRun(const Kernel& kernel);
+
 /// The last row that can run: the machine has its ISA, which is at most `isa`, and the ports it is for, its product is
 /// `product`, `slice` (of k in all) fits its step, `rows` (of the block) reach its minimum, and panels have the certificate it
 /// needs. There is always one: the scalar rows take everything.
