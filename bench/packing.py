@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""pack_weight from every layout of the source: GB of weights per second, the share of the memory roof, which reads the
-cache lines that hold the weights and writes the packed bytes, and the share of a copy of as many bytes by all threads into
-memory that, like pack_weight's, nobody has touched and that asks for 2 MiB pages: the system clears them meanwhile. Then
-again into memory that was used before, without a copy to hold it against. The same of from_fractal_nz."""
+"""pack_weight from every layout of the source: GB of weights per second and the share of the memory roof, the time in which
+the cache lines that hold the weights are read and the packed bytes written. Results lie in memory that nobody has touched,
+whose pages the system clears first: the second share counts what clearing as many bytes took right before the call. Then again into
+memory that was used before. The same of from_fractal_nz. Shares are medians over calls, of the roofs beside each."""
 import contextlib
 import ctypes
 import itertools
@@ -93,19 +93,20 @@ def touch(size):
             memory[first] = 1
 
 
-def fresh_copy(plain):
-    """Seconds of a copy of bytes into memory of its own."""
-    memory = mmap.mmap(-1, plain.numel())
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return timed(lambda: torch.frombuffer(memory, dtype=torch.uint8).copy_(plain))[0]
+LIBC = ctypes.CDLL(None)
+
+
+def give_back():
+    """What malloc keeps, to the system (glibc): else results may lie in memory that has pages."""
+    if hasattr(LIBC, "malloc_trim"):
+        LIBC.malloc_trim(ctypes.c_size_t(0))
 
 
 @contextlib.contextmanager
 def used_memory():
     """malloc keeps what is freed (glibc's M_MMAP_MAX and M_TRIM_THRESHOLD): allocations get memory with pages. Yields
     False where the C library has no such switch."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(LIBC, "mallopt", None)
     if mallopt is None or not (mallopt(-4, 0) and mallopt(-1, (1 << 31) - 1)):
         yield False
         return
@@ -121,38 +122,46 @@ def measure(roof, process, small):
     for case, size, call, unpack, weight, moved, shape in calls(*((2 * K * N, 0) if small else (80_000_000, 10**9))):
         say(event="case", text=f"{case}, {size / 1e9:.2f} GB")
         touch(2 * size)
-        plain = torch.empty(size, dtype=torch.uint8).fill_(1)
 
-        def result(times, reads, answer, **more):
-            median, read = statistics.median(times), statistics.median(reads)
-            measured(operator="pack", process=process, k=K, n=N, slice=K, cold=not small, roof="memory",
-                     implementation=f"qgmm {qgmm.__version__}", kernel=case.split(",")[0], fused="pack",
-                     gbyte_per_s=size / median / 1e9, seconds=median, repeats=len(times),
-                     exact=torch.equal(unpack(answer), weight), roof_share=moved(answer) / median / 1e9 / read,
-                     roof_read_gbyte_per_s=read, **more, **shape)
-
-        repeats = LARGE_REPEATS if size >= 10**9 else REPEATS
-        times, copies, reads, answer = [], [], [], None
-        for _ in range(repeats):
-            answer = None  # the memory of the call before
+        def once(call=call, moved=moved):
+            """Seconds of a call, those of the roof beside it, the roof in GB/s, and the answer."""
+            before = roof.read()
             seconds, answer = timed(call)
-            times.append(seconds)
-            copies.append(fresh_copy(plain))
-            reads.append(roof.read())
-        share = statistics.median(copies) / statistics.median(times)
-        result(times, reads, answer, case=case, copy_share=share)
+            read = (before + roof.read()) / 2
+            return seconds, moved(answer) / read / 1e9, read, answer
+
+        def result(turns, answer, clearings=None, *, size=size, unpack=unpack, weight=weight, shape=shape, **more):
+            median = statistics.median(seconds for seconds, _, _ in turns)
+            if clearings:
+                more["share_with_clearing"] = statistics.median(
+                    (least + clearing) / seconds for (seconds, least, _), clearing in zip(turns, clearings, strict=True))
+            measured(operator="pack", process=process, k=K, n=N, slice=K, cold=not small, roof="memory",
+                     implementation=f"qgmm {qgmm.__version__}", fused="pack", gbyte_per_s=size / median / 1e9,
+                     seconds=median, repeats=len(turns), exact=torch.equal(unpack(answer), weight),
+                     roof_share=statistics.median(least / seconds for seconds, least, _ in turns),
+                     roof_read_gbyte_per_s=statistics.median(read for _, _, read in turns), **more, **shape)
+
+        repeats, kernel = LARGE_REPEATS if size >= 10**9 else REPEATS, case.split(",")[0]
+        turns, clearings, answer = [], [], None
+        for _ in range(repeats):
+            answer = None  # the memory of the call before, which the system hands out again
+            give_back()
+            clearings.append(roof.clear(size))
+            *turn, answer = once()
+            turns.append(turn)
+        result(turns, answer, clearings, case=case, kernel=kernel)
         with used_memory() as possible:
             if not possible:
                 continue
             say(event="case", text=f"{case}, {size / 1e9:.2f} GB, into used memory")
-            times = []
+            turns = []
             for _ in range(3 * repeats):  # malloc chooses: calls count that took next to no pages
                 answer, before = None, faults()
-                seconds, answer = timed(call)
+                *turn, answer = once()
                 if faults() - before < USED_FAULTS:
-                    times.append(seconds)
-                if len(times) == repeats:
+                    turns.append(turn)
+                if len(turns) == repeats:
                     break
-            if times:
-                result(times, reads, answer, case=f"{case}, into used memory")
+            if turns:
+                result(turns, answer, case=f"{case}, into used memory", kernel=kernel)
             answer = None

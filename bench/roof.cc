@@ -14,8 +14,8 @@
 #include <thread>
 #include <vector>
 
-#if defined(__linux__)
 #include <sys/mman.h>
+#if defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -60,13 +60,10 @@ double Rate(double seconds, double units, Work work) {
 
 using Memory = std::unique_ptr<void, decltype(&std::free)>;
 
-Memory Allocate(size_t bytes) {
-  Memory memory(std::aligned_alloc(kPage, bytes), std::free);
+void AskForHugePages([[maybe_unused]] void* memory, [[maybe_unused]] size_t bytes) {
 #if defined(__linux__)
-  if (memory) madvise(memory.get(), bytes, MADV_HUGEPAGE);
+  madvise(memory, bytes, MADV_HUGEPAGE);
 #endif
-  if (memory) std::memset(memory.get(), 0x5A, bytes);  // by the thread that will read it
-  return memory;
 }
 
 /// Reads kStreams runs of `bytes` / kStreams side by side, a cache line of each at a time.
@@ -265,7 +262,12 @@ extern "C" double qgmm_roof_read(int streams, int threads, double seconds, int64
     for (int thread = 0; thread < threads; ++thread) parts.emplace_back(nullptr, std::free);
     part = wanted;
     OnAllThreads(threads, [&](int thread) {
-      parts[static_cast<size_t>(thread)] = Allocate(wanted);
+      void* memory = std::aligned_alloc(kPage, wanted);
+      if (memory) {
+        AskForHugePages(memory, wanted);
+        std::memset(memory, 0x5A, wanted);  // by the thread that will read it
+      }
+      parts[static_cast<size_t>(thread)].reset(memory);
       return 0.0;
     });
   }
@@ -280,4 +282,23 @@ extern "C" double qgmm_roof_read(int streams, int threads, double seconds, int64
       at = (at + chunk) % part;
     });
   });
+}
+
+extern "C" double qgmm_roof_clear(int threads, int64_t bytes) {
+  const size_t part = (static_cast<size_t>(bytes) / static_cast<size_t>(threads) / kPage + 1) * kPage;
+  const size_t all = part * static_cast<size_t>(threads) + kPage;
+  void* memory = mmap(nullptr, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);  // malloc's may have pages
+  if (memory == MAP_FAILED) return -1;
+  AskForHugePages(memory, all);
+  const auto first = (reinterpret_cast<uintptr_t>(memory) + kPage - 1) / kPage * kPage;
+  const double start = Now();
+  OnAllThreads(threads, [&](int thread) {
+    constexpr size_t kSmallPage = 4096;
+    auto* own = reinterpret_cast<volatile char*>(first + part * static_cast<size_t>(thread));
+    for (size_t at = 0; at < part; at += kSmallPage) own[at] = 1;
+    return 0.0;
+  });
+  const double seconds = Now() - start;
+  munmap(memory, all);
+  return seconds;
 }

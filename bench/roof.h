@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Roofs of this machine, measured: GB/s of linear reads, GMAC/s of register-only multiply-accumulates.
+// Roofs of this machine, measured: GB/s of linear reads, seconds of new pages, GMAC/s of register-only multiply-accumulates.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,10 @@ extern "C" {
 /// GB/s, all threads together, each walking its part of `bytes` (more than the caches hold) as 1, 2 or 4 streams,
 /// for about `seconds`. 2 MiB pages where the system grants them. -1: not enough memory.
 __attribute__((visibility("default"))) double qgmm_roof_read(int streams, int threads, double seconds, int64_t bytes);
+
+/// Seconds in which all threads together get `bytes` of new memory, in 2 MiB pages where the system grants them, a byte of
+/// every page written: what the system takes to clear them. -1: not enough memory.
+__attribute__((visibility("default"))) double qgmm_roof_clear(int threads, int64_t bytes);
 
 /// GMAC/s of all threads, of the instructions that a kernel multiplies with; the instruction's name, "512" for zmm, "256"
 /// for the ymm form of one that has both. vpmaddwd holds the vpaddd behind it; vpmaddubsw is u4 x s8, eight steps summed in

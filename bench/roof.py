@@ -45,12 +45,13 @@ def instruction(kernels):
 
 
 class Roof:
-    """read() in GB/s and multiply(kind) in GMAC/s, some 20 ms each, all threads."""
+    """read() in GB/s, multiply(kind) in GMAC/s, some 20 ms each, and clear(bytes) in seconds; all threads."""
 
     def __init__(self, threads, last_level_cache):
         self.library = ctypes.CDLL(os.environ[LIBRARY])
         self.library.qgmm_roof_read.restype = ctypes.c_double
         self.library.qgmm_roof_multiply.restype = ctypes.c_double
+        self.library.qgmm_roof_clear.restype = ctypes.c_double
         self.threads = threads
         self.bytes = max(256 << 20, 5 * last_level_cache // 4)
         trials = {streams: max(self._read(streams, 0.05) for _ in range(3)) for streams in STREAMS}
@@ -66,3 +67,7 @@ class Roof:
 
     def multiply(self, kind, seconds=0.01):
         return self.library.qgmm_roof_multiply(kind.encode(), ctypes.c_int(self.threads), ctypes.c_double(seconds))
+
+    def clear(self, count):
+        """Seconds in which the system clears so many bytes of new memory, on all threads."""
+        return self.library.qgmm_roof_clear(ctypes.c_int(self.threads), ctypes.c_int64(count))

@@ -37,6 +37,7 @@ class Candidate:
 
     def __init__(self, implementation, tokens, left_out=""):
         self.implementation, self.times, self.error, self.exact, self.wanted = implementation, [], left_out, None, 0
+        self.roofs = []  # of ours: (linear reads, multiply loop) beside each call
         self.kernel, self.ours, self.first = implementation.kernel, implementation.name.startswith("qgmm "), 0.0
         if left_out:
             return
@@ -63,18 +64,22 @@ class Candidate:
             time.sleep(SPIN)
 
 
-def take_turns(candidates, tokens, roof, kinds, repeats):
-    """Fills the times; returns the median of linear reads, and those of multiply loops by kind, measured between them."""
-    reads, multiplies = [], {kind: [] for kind in kinds}
+def take_turns(candidates, tokens, roof, cold, repeats):
+    """Fills the times, and the roofs of ours. Neighbours take memory and multipliers away within a second, so where caches are
+    cold anyhow roofs are measured right before and after each call of ours; else after the turn."""
     for turn in range(min(repeats, max([one.wanted for one in candidates] + [FLOOR]))):
         first = turn % len(candidates)  # whoever comes after the roofs finds the caches empty: each in turn
-        for one in candidates[first:] + candidates[:first]:
-            if turn < one.wanted:
-                one.once(tokens)
-        reads.append(roof.read())
-        for kind, rates in multiplies.items():
-            rates.append(roof.multiply(kind) if kind else 0.0)
-    return statistics.median(reads), {kind: statistics.median(rates) for kind, rates in multiplies.items()}
+        called = [one for one in candidates[first:] + candidates[:first] if turn < one.wanted]
+        for one in called:
+            before = roof.read() if cold and one.ours else None
+            one.once(tokens)
+            if before is not None:
+                one.roofs.append(((before + roof.read()) / 2, roof.multiply(one.kind) if one.kind else 0.0))
+        if not cold or not candidates[0].roofs:
+            read = roof.read()
+            for one in candidates:
+                if one.ours and (one in called or not one.roofs):
+                    one.roofs.append((read, roof.multiply(one.kind) if one.kind else 0.0))
 
 
 def first_calls(case, found, tokens, rates):
@@ -90,26 +95,34 @@ def first_calls(case, found, tokens, rates):
 
 
 def measure(case, found, roof, repeats, process, schedule, rates):
-    """Says the objects of one case, ours first. Rivals are held against the roof of our first."""
+    """Says the objects of one case, ours first: the median of each call's share of the roofs beside it. Rivals are held against
+    the median roofs of our first."""
     tokens = Tokens(case)
     candidates = first_calls(case, found, tokens, rates)
     fewest, seconds = schedule.plan(sum(one.first for one in candidates))
     for one in candidates:
         one.plan(seconds / len(candidates), repeats, FLOOR if one.ours else fewest)
         one.kind = "" if case.stack.operator == "quant" else instruction(one.kernel if one.ours else candidates[0].kernel)
-    read, multiplies = take_turns(candidates, tokens, roof, {one.kind for one in candidates}, repeats)
+    take_turns(candidates, tokens, roof, case.cold, repeats)
     s = case.stack
     for one in candidates:
-        multiply, factor = multiplies[one.kind], getattr(one.implementation, "mac_factor", 1)
+        roofs, factor = one.roofs or candidates[0].roofs, getattr(one.implementation, "mac_factor", 1)
         macs, moved = case.macs * factor, case.moved_bytes * factor
-        memory = moved / read  # the least a call can take, in nanoseconds
-        compute = macs / multiply if multiply > 0 else 0.0
-        bound, name = (memory, "memory") if memory > compute else (compute, "compute")
+        read, multiply = (statistics.median(kind) for kind in zip(*roofs, strict=True))
+
+        def least(read, multiply, macs=macs, moved=moved):
+            """Nanoseconds that a call takes at least, and what bounds it."""
+            memory, compute = moved / read, macs / multiply if multiply > 0 else 0.0
+            return (memory, "memory") if memory > compute else (compute, "compute")
+        bound, name = least(read, multiply)
         times = {}
         if one.times:
             median, best = statistics.median(one.times) * 1e9, min(one.times) * 1e9
+            share = bound / median
+            if one.roofs:
+                share = statistics.median(least(*beside)[0] / (t * 1e9) for beside, t in zip(one.roofs, one.times, strict=True))
             times = dict(gmac_per_s=macs / median, best_gmac_per_s=macs / best, seconds=median / 1e9,
-                         gbyte_per_s=moved / median, roof_share=bound / median)
+                         gbyte_per_s=moved / median, roof_share=share)
         measured(
             operator=s.operator, case=case.name, process=process, model=s.model, experts=s.experts, active=case.active,
             k=s.k, n=s.n, rows_per_expert=case.rows, groups=case.groups, distribution=s.distribution, weights=s.weights,
