@@ -63,7 +63,8 @@ def packing(measurements):
     rows = [(m["case"], f"{m['gbyte_per_s']:.1f}", f"{m['roof_share']:.2f}", cleared(m))
             for m in measurements if m["operator"] == "pack"]
     head = ("a stack into fresh memory, or into used memory", "GB/s of weights",
-            "share of the memory roof, reading them and writing the packed bytes", "the same, the system's clearing of fresh pages counted")
+            "share of the memory roof, reading them and writing the packed bytes",
+            "the same, the system's clearing of fresh pages counted")
     return table(head, rows) if rows else ""
 
 

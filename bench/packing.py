@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """pack_weight from every layout of the source: GB of weights per second and the share of the memory roof, the time in which
 the cache lines that hold the weights are read and the packed bytes written. Results lie in memory that nobody has touched,
-whose pages the system clears first: the second share counts what clearing as many bytes took right before the call. Then again into
-memory that was used before. The same of from_fractal_nz. Shares are medians over calls, of the roofs beside each."""
+whose pages the system clears first: the second share counts what clearing as many bytes took right before the call. Then
+again into memory that was used before. The same of from_fractal_nz. Shares are medians over calls, of the roofs beside each."""
 import contextlib
 import ctypes
 import itertools

@@ -72,14 +72,14 @@ FractalNzArgs Args(const Shape& s, DType dtype, bool name_c0) {
 }
 
 /// On three threads, where that is worth while.
-void Convert(void (*convert)(const FractalNzArgs&, Context&), const FractalNzArgs& args) {
+void Convert(void (*convert)(const FractalNzArgs&, Context&), const FractalNzArgs& args, Isa isa) {
   Context context;
+  context.max_isa = static_cast<int>(isa);
   context.parallel_for = cpu::OnThreads;
   context.max_workers = 3;
   convert(args, context);
 }
-void FromNz(const FractalNzArgs& args) { Convert(FromFractalNz, args); }
-void ToNz(const FractalNzArgs& args) { Convert(ToFractalNz, args); }
+void ToNz(const FractalNzArgs& args) { Convert(ToFractalNz, args, cpu::BestIsa()); }
 
 /// Memory that begins with a cache line, between bytes that nobody may touch.
 class Fenced {
@@ -115,8 +115,11 @@ void CheckBothWays(const Shape& s, DType dtype, bool name_c0 = false) {
   Fenced got(plain.size() * sizeof(T));
   args.storage = View(poisoned.data(), dtype, {static_cast<int64_t>(poisoned.size())});
   args.plain = View(got.data(), dtype, {s.e, s.k, s.n});
-  FromNz(args);
-  EXPECT_TRUE(got.Holds(plain.data()));
+  for (const Isa isa : cpu::MachineIsas()) {
+    std::memset(got.data(), 0x5A, plain.size() * sizeof(plain[0]));
+    Convert(FromFractalNz, args, isa);
+    EXPECT_TRUE(got.Holds(plain.data())) << Name(isa);
+  }
   std::vector<T> back(padded.size(), 55);
   args.storage = View(back.data(), dtype, {s.e, static_cast<int64_t>(padded.size()) / s.e});
   ToNz(args);
@@ -136,8 +139,11 @@ void CheckInt4(const Shape& s, DType storage_dtype, bool name_c0 = false) {
   Fenced got(plain.size());
   args.storage = View(poisoned.data(), storage_dtype, {elements});
   args.plain = View(got.data(), DType::kInt32, {s.e, s.k, s.n / 8});
-  FromNz(args);
-  EXPECT_TRUE(got.Holds(plain.data()));
+  for (const Isa isa : cpu::MachineIsas()) {
+    std::memset(got.data(), 0x5A, plain.size() * sizeof(plain[0]));
+    Convert(FromFractalNz, args, isa);
+    EXPECT_TRUE(got.Holds(plain.data())) << Name(isa);
+  }
   std::vector<uint8_t> back(padded.size(), 0xAB);
   args.storage = View(back.data(), storage_dtype, {elements});
   ToNz(args);
@@ -253,7 +259,7 @@ TEST(FractalNz, RefusedSizesTouchNothing) {
   args.storage = View(storage.data(), DType::kInt8, {511});
   EXPECT_THROW(ToNz(args), InvalidArgument);
   EXPECT_EQ(storage, std::vector<int8_t>(511, 77));
-  EXPECT_THROW(FromNz(args), InvalidArgument);
+  EXPECT_THROW(Convert(FromFractalNz, args, cpu::BestIsa()), InvalidArgument);
   EXPECT_EQ(plain, std::vector<int8_t>(16, 1));
   args.c0 = -1;
   EXPECT_THROW(FractalNzSize(args), InvalidArgument);

@@ -133,21 +133,21 @@ void CopyNibbleRows(std::byte* plain, int64_t row_bytes, std::byte* storage, int
   }
 }
 
-/// 32 n and 32 k, from rows of k to rows of n: nibbles of two rows become bytes, and bytes are transposed.
-void TransposeNibbles(const std::byte* storage, int64_t block_bytes, std::byte* plain, int64_t row_bytes) {
+/// LineMakers::transpose_nibbles: nibbles of two rows become bytes, and bytes are transposed.
+void TransposeSquare(const uint8_t* from, ptrdiff_t stride, uint8_t* to, ptrdiff_t to_stride) {
   Bytes16 even[16], odd[16];  // of even and of odd k: byte j of vector i is k 2 j (+ 1) of n 2 i and 2 i + 1
   for (int i = 0; i < 16; ++i) {
     Bytes16 low, high;
-    std::memcpy(&low, storage + 2 * i * block_bytes, sizeof(low));
-    std::memcpy(&high, storage + (2 * i + 1) * block_bytes, sizeof(high));
+    std::memcpy(&low, from + 2 * i * stride, sizeof(low));
+    std::memcpy(&high, from + (2 * i + 1) * stride, sizeof(high));
     even[i] = (low & 15) | (high << 4);
     odd[i] = (low >> 4) | (high & 0xF0);
   }
   TransposeBytes(even);
   TransposeBytes(odd);
   for (int j = 0; j < 16; ++j) {
-    std::memcpy(plain + 2 * j * row_bytes, &even[j], sizeof(even[j]));
-    std::memcpy(plain + (2 * j + 1) * row_bytes, &odd[j], sizeof(odd[j]));
+    std::memcpy(to + 2 * j * to_stride, &even[j], sizeof(even[j]));
+    std::memcpy(to + (2 * j + 1) * to_stride, &odd[j], sizeof(odd[j]));
   }
 }
 
@@ -167,11 +167,13 @@ void CopyNibblesAcross(const FractalNzBlocks& blocks, const Chunk& chunk, bool t
 }
 
 /// From the storage to whole cache lines of plain, through a tile in L1: where they go to memory, pieces of 8 to 32 bytes would
-/// have it read their lines first. `bytes` of an element; nibbles: 1, and rows of half as many bytes.
+/// have it read their lines first. `bytes` of an element; nibbles: 1, and rows of half as many bytes. `stream`: around the
+/// caches.
 class Lines {
  public:
-  Lines(const FractalNzBlocks& blocks, bool nibbles, int64_t bytes, const LineMakers& makers)
-      : blocks_(blocks), nibbles_(nibbles), bytes_(bytes), makers_(makers) {}
+  Lines(const FractalNzBlocks& blocks, bool nibbles, int64_t bytes, const LineMakers& makers, bool stream)
+      : blocks_(blocks), nibbles_(nibbles), bytes_(bytes), copy_((stream ? makers : StagesFor(Isa::kScalar).lines).copy),
+        transpose_nibbles_(makers.transpose_nibbles ? makers.transpose_nibbles : TransposeSquare) {}
 
   /// Rows of plain are whole lines, and rows or columns of blocks fit a tile.
   static bool Possible(const FractalNzBlocks& blocks, int64_t bytes, int64_t row_bytes) {
@@ -197,7 +199,7 @@ class Lines {
           if (piece == 32) CopyPieces(from, std::integral_constant<int64_t, 32>(), rows, tile_ + p);
           else CopyPieces(from, piece, rows, tile_ + p);
         }
-        makers_.copy(tile_, rows, reinterpret_cast<uint8_t*>(chunk.plain) + i * row_bytes + at, row_bytes);
+        copy_(tile_, rows, reinterpret_cast<uint8_t*>(chunk.plain) + i * row_bytes + at, row_bytes);
       }
     }
   }
@@ -213,7 +215,8 @@ class Lines {
         if (nibbles_ && blocks_.c0 % 32 == 0) {
           for (int64_t c = 0; c < line; c += 32) {
             for (int64_t at = 0; at < rows; at += 32) {
-              TransposeNibbles(from + c * block_row + at / 2, block_row, Tile() + at * kLineBytes + c / 2, kLineBytes);
+              transpose_nibbles_(reinterpret_cast<uint8_t*>(from) + c * block_row + at / 2, block_row,
+                                 tile_ + at * kLineBytes + c / 2, kLineBytes);
             }
           }
         } else if (nibbles_) {
@@ -223,7 +226,7 @@ class Lines {
         } else {
           CopyBytesAcross(Tile(), kLineBytes, from, blocks_.c0, rows, line, false);
         }
-        makers_.copy(tile_, rows, reinterpret_cast<uint8_t*>(chunk.plain) + o * row_bytes + i / per_byte, row_bytes);
+        copy_(tile_, rows, reinterpret_cast<uint8_t*>(chunk.plain) + o * row_bytes + i / per_byte, row_bytes);
       }
     }
   }
@@ -238,7 +241,8 @@ class Lines {
   const FractalNzBlocks& blocks_;
   const bool nibbles_;
   const int64_t bytes_;
-  const LineMakers& makers_;
+  decltype(LineMakers::copy) copy_;
+  decltype(LineMakers::transpose_nibbles) transpose_nibbles_;
   alignas(64) uint8_t tile_[kTileRows * kLineBytes];
 };
 
@@ -265,9 +269,9 @@ void ConvertFractalNz(FractalNzArgs args, bool to_nz, Context& context) {
   const int workers = static_cast<int>(std::min<int64_t>(worth, WorkersFor(context, nullptr)));
   const bool lines = !to_nz && Lines::Possible(blocks, bytes, args.n * bytes / (nibbles ? 2 : 1));
   const bool stream = reinterpret_cast<uintptr_t>(out) % kLineBytes == 0 && Streams(e * plain_bytes, out);
-  const LineMakers& makers = StagesFor(stream ? ChosenIsa(context.max_isa) : Isa::kScalar).lines;
+  const LineMakers& makers = StagesFor(ChosenIsa(context.max_isa)).lines;
   ParallelFor(context, workers, [&](int worker) {
-    Lines writer(blocks, nibbles, bytes, makers);
+    Lines writer(blocks, nibbles, bytes, makers, stream);
     for (int64_t i = e * chunks * worker / workers; i < e * chunks * (worker + 1) / workers; ++i) {
       const int64_t expert = i / chunks, first = i % chunks * kChunk;
       const Chunk chunk = {static_cast<std::byte*>(args.plain.data) + expert * plain_bytes,
@@ -279,7 +283,7 @@ void ConvertFractalNz(FractalNzArgs args, bool to_nz, Context& context) {
       else if (bytes == 2) CopyElements<2>(blocks, chunk, to_nz);
       else CopyElements<4>(blocks, chunk, to_nz);
     }
-    if (lines && makers.drain) makers.drain();
+    if (lines && stream && makers.drain) makers.drain();
   });
 }
 

@@ -175,7 +175,7 @@ struct ResidualArgs {
 struct LinesArgs {
   const uint8_t* source;  // at the first k and the first column
   ptrdiff_t stride;       // bytes from k to k; columns: from column to column (int4: from eight columns to the next eight)
-  ptrdiff_t ahead;        // bytes from a row to the one that is read a tile later, to be fetched meanwhile; 0: none
+  ptrdiff_t ahead;        // bytes from a row, or a column's 64 bytes, to what is read later, to be fetched meanwhile; 0: none
   int lines;              // at most kMaxLines; int8 columns: a multiple of kColumnLines
   uint8_t* out[4];        // where each panel's lines go; columns: out[0] only
   int32_t* sums[4];       // of the weights, per column, added to modulo 2^32; null: not asked for
@@ -215,6 +215,8 @@ struct LineMakers {
   LinesFn lines, nibble_lines;        // that are lines already: copied to out[0], and summed; null where `experts` is
   // Around the caches, `stride` bytes from line to line; every one is aligned to 32 bytes.
   void (*copy)(const uint8_t* lines, int64_t count, uint8_t* out, int64_t stride);
+  // 32 x 32 nibbles, rows of 16 bytes: nibble j of row i at `from` becomes nibble i of row j at `to`; null: done without the ISA.
+  void (*transpose_nibbles)(const uint8_t* from, ptrdiff_t stride, uint8_t* to, ptrdiff_t to_stride);
   void (*drain)();  // orders streamed lines before what follows; null: nothing is streamed. Once at the end: after every
                     // tile it cost a third of the speed
 };

@@ -96,7 +96,7 @@ constexpr LineMakers kAvx2Lines = {
     StoreOrStream<Rows<false>, Rows<true>>, StoreOrStream<Columns<false>, Columns<true>>,
     StoreOrStream<NibbleRows<false>, NibbleRows<true>>, StoreOrStream<NibbleColumns<false>, NibbleColumns<true>>, FindBrokenAvx2,
     Experts<false>, Experts<true>, StoreOrStream<LinesOf<false, false>, LinesOf<false, true>>,
-    StoreOrStream<LinesOf<true, false>, LinesOf<true, true>>, StreamLines, Drain};
+    StoreOrStream<LinesOf<true, false>, LinesOf<true, true>>, StreamLines, TransposeNibbles, Drain};
 
 }  // namespace
 }  // namespace qgmm::cpu
