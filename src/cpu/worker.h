@@ -74,7 +74,7 @@ class Worker {
   PairLines Lines(const RowBlock& b, int64_t pair, int index, int slot, int64_t first_k, int64_t k);
   void ChooseKernels(const RowBlock& b, int64_t pair, PairLines* lines) const;
   void FindNext(const RowBlock& b, const Task& task, int64_t pair, PairLines* lines) const;
-  void FetchNext(const RowBlock& b, const PairLines& lines) const;
+  void FetchNext(const RowBlock& b, const PairLines& lines, int part) const;
   void SetPrefetch(const RowBlock& b, const Kernel& kernel, const PairLines& lines, int half, int row,
                    int64_t line, GemmArgs* args) const;
   void MultiplyStrip(const RowBlock& b, const PairLines& lines, int row, int rows);
