@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inner loops of the ISA objects keep their sums in registers: a loop that holds multiply instructions and no other loop may
-neither store a vector nor load one from the stack, and the largest tile of an object uses at least half of the registers
+neither store a vector nor load one from the stack, but for sums in memory that get what eight multiplies or more made in
+registers; and the largest tile of an object uses at least half of the registers
 as sums, by one multiply each. Loops of AMX tiles may not touch the stack at all, unless they call something.
 usage: check_spills.py BUILD ARM-BUILD [COMPILER]: with COMPILER the files of BUILD are compiled by it, with the flags of
 BUILD; Arm's objects are taken as they are."""
@@ -17,6 +18,7 @@ from pathlib import Path
 import tree
 
 ISA = "src/cpu/isa/"
+PRODUCTS_PER_STORE = 8  # int4 of AVX2: partials of four lines are added to sums in memory
 SKIPPED = {"scalar"}  # the compiler's own vectors
 # What an assembler must know, of files that not every compiler can make.
 NEEDS = {"avxvnniint8": 'asm("vpdpbssd %ymm0, %ymm1, %ymm2");'}
@@ -38,11 +40,13 @@ class Machine:
     comment: str
 
     def spills(self, name: str, operands: str, framed: bool) -> bool:
-        """A vector store anywhere, or a vector operand on the stack. The frame pointer is any register without a frame."""
-        if not re.search(r"%[xyz]mm\d+", operands) or "(" not in operands:
-            return False
-        stores = name.startswith(("vmov", "mov", "vextract")) and operands.rstrip().endswith(")")
-        return stores or _on_x86_stack(operands, framed)
+        """A vector operand on the stack. The frame pointer is any register without a frame."""
+        return bool(re.search(r"%[xyz]mm\d+", operands)) and _on_x86_stack(operands, framed)
+
+    def stores(self, name: str, operands: str) -> bool:
+        """Of a vector, anywhere."""
+        vector = re.search(r"%[xyz]mm\d+", operands) and name.startswith(("vmov", "mov", "vextract"))
+        return bool(vector) and operands.rstrip().endswith(")")
 
     def registers(self, body: list[tuple[str, str]]) -> int:
         return 32 if any("%zmm" in operands for _, operands in body) else 16
@@ -56,6 +60,9 @@ class Tiles(Machine):
     def spills(self, name: str, operands: str, framed: bool) -> bool:
         return _on_x86_stack(operands, framed) and not name.startswith(("lea", "tile"))
 
+    def stores(self, name: str, operands: str) -> bool:
+        return False
+
     def least(self, body: list[tuple[str, str]]) -> int:
         return 4  # sums of two tiles of x and a pair of panels
 
@@ -63,10 +70,15 @@ class Tiles(Machine):
 class Arm(Machine):
     def spills(self, name: str, operands: str, framed: bool) -> bool:
         """Of q, d, s and v registers; loads from elsewhere bring x and weights."""
-        if not re.match(r"\{?\s*[qdsv]\d+\b", operands) or "[" not in operands:
-            return False
         on_stack = re.search(r"\[sp\b" + (r"|\[x29\b" if framed else ""), operands)
-        return bool(re.match(r"st[rpu1-4]", name)) or bool(on_stack and re.match(r"ld[rpu1-4]", name))
+        return bool(on_stack and self._moves("(ld|st)", name, operands))
+
+    def stores(self, name: str, operands: str) -> bool:
+        return self._moves("st", name, operands)
+
+    def _moves(self, direction: str, name: str, operands: str) -> bool:
+        vector = re.match(r"\{?\s*[qdsv]\d+\b", operands) and "[" in operands
+        return bool(vector and re.match(direction + "[rpu1-4]", name))
 
     def registers(self, body: list[tuple[str, str]]) -> int:
         return 32
@@ -101,8 +113,11 @@ class Loop:
         self.multiplies = sum(bool(products.match(name)) for name, _ in body)
         self.least = machine.least(body)
         calls = any(name in ("call", "bl", "blr") for name, _ in body)
-        spills = X86.spills if calls and machine is AMX else machine.spills  # a call may want its pointers on the stack
-        self.spills = [f"{name} {operands}" for name, operands in body if spills(name, operands, framed)]
+        rule = X86 if calls and machine is AMX else machine  # a call may want its pointers on the stack
+        self.spills = [f"{name} {operands}" for name, operands in body if rule.spills(name, operands, framed)]
+        stores = [f"{name} {operands}" for name, operands in body if rule.stores(name, operands)]
+        if self.multiplies < PRODUCTS_PER_STORE * len(stores):
+            self.spills += [store for store in stores if store not in self.spills]
 
 
 def functions(listing: str, machine: Machine):

@@ -110,14 +110,40 @@ def test_amx(tmp_path, pointers, more, words):
     ("ldp", "q1, q2, [x29, #-32]", False, False),  # any register, without a frame
     ("ldr", "x1, [sp, #64]", False, False),
     ("ldr", "q1, [x2], #16", False, False),
-    ("stp", "q13, q6, [x3]", False, True),
-    ("st1", "{v0.2d-v3.2d}, [x14]", False, True),
+    ("stp", "q13, q6, [sp, #32]", False, True),
+    ("stp", "q13, q6, [x3]", False, False),  # a store: below
     ("ld1", "{v0.16b}, [sp]", False, True),
     ("ld4", "{v0.16b-v3.16b}, [x1], #64", False, False),
     ("mov", "v1.16b, v2.16b", False, False),
 ])
 def test_what_is_a_spill_on_arm(name, operands, framed, spilt):
     assert check_spills.ARM.spills(name, operands, framed) == spilt
+
+
+@pytest.mark.parametrize(("machine", "name", "operands", "stored"), [
+    (check_spills.ARM, "stp", "q13, q6, [x3]", True),
+    (check_spills.ARM, "st1", "{v0.2d-v3.2d}, [x14]", True),
+    (check_spills.ARM, "ldp", "q13, q6, [x3]", False),
+    (check_spills.X86, "vmovdqu", "%ymm0,0x20(%rsi)", True),
+    (check_spills.X86, "vmovdqu", "0x20(%rsi),%ymm0", False),
+    (check_spills.X86, "mov", "%rax,0x20(%rsi)", False),
+])
+def test_what_is_a_store(machine, name, operands, stored):
+    assert machine.stores(name, operands) == stored
+
+
+@pytest.mark.parametrize(("multiplies", "words"), [(16, None), (8, ON_STACK)])
+def test_sums_in_memory_get_many_products(tmp_path, multiplies, words):
+    """Two stores in each turn of a loop."""
+    body = "".join(f"t{i % 8} = Add(t{i % 8}, a.x[{i}], w);" for i in range(multiplies))
+    first, second = ("+".join(f"t{i}" for i in half) for half in (range(4), range(4, 8)))
+    starts = "".join(f"Vector t{i} = w;" for i in range(8))
+    stores = f"Store(a.acc, Load(a.acc) + {first}); Store(a.acc + 8, Load(a.acc + 8) + {second});"
+    loop = f"for (int k = 0; k < a.k; ++k) {{ const Vector w = Load(a.w + 8 * k); {starts} {body} {stores} }}"
+    types, arguments = TILE.split("struct GemmArgs")[0], TILE[TILE.index("struct GemmArgs"):TILE.index("template")]
+    text = f"{types}{arguments}void Gemm(const GemmArgs& a) {{ {loop} }}\n"
+    found = complaints(tmp_path, "tile", text)
+    assert [words in complaint for complaint in found] == ([True] if words else [])
 
 
 def test_arm_without_a_build_is_said_and_no_complaint(tmp_path):
