@@ -39,17 +39,23 @@ struct GemmPairs {
     XRows<uint8_t> x(a);
     const uint8_t* w = a.w[0];
     Ahead ahead(a);
-    for (int k = 0; k < a.k; k += 4, w += kLineBytes, x.Advance(4)) {
+    const auto add_line = [&](int l) __attribute__((always_inline)) {
       ahead.Fetch();
-      const __m256i b0 = Load32(w);
+      const __m256i b0 = Load32(w + l * kLineBytes);
 #pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i) {
         ReadAgain(w);
-        const __m256i four = Broadcast4(x[i]);
-        sums.c[i][0] = _mm256_add_epi32(sums.c[i][0], _mm256_madd_epi16(_mm256_maddubs_epi16(four, b0), ones));
-        sums.c[i][1] = _mm256_add_epi32(sums.c[i][1], _mm256_madd_epi16(_mm256_maddubs_epi16(four, Load32(w + 32)), ones));
+        const __m256i four = Broadcast4(x[i] + 4 * l), b1 = Load32(w + l * kLineBytes + 32);
+        AddInPlace(sums.c[i][0], _mm256_madd_epi16(_mm256_maddubs_epi16(four, b0), ones));
+        AddInPlace(sums.c[i][1], _mm256_madd_epi16(_mm256_maddubs_epi16(four, b1), ones));
       }
+    };
+    int k = 0;
+    for (; k + 4 < a.k; k += 8, w += 2 * kLineBytes, x.Advance(8)) {
+      add_line(0);
+      add_line(1);
     }
+    if (k < a.k) add_line(0);
     sums.Finish(a);
   }
 };
@@ -65,20 +71,26 @@ struct GemmQuads {
     XRows<uint8_t> x(a);
     const uint8_t* w = a.w[0];
     Ahead ahead(a);
-    for (int k = 0; k < a.k; k += 8, w += 2 * kLineBytes, x.Advance(8)) {
+    const auto add_lines = [&](int l) __attribute__((always_inline)) {
       ahead.Fetch();
       ahead.Fetch();
-      const __m256i b0 = Load32(w), b2 = Load32(w + 64), b3 = Load32(w + 96);
+      const __m256i b0 = Load32(w + l * kLineBytes), b2 = Load32(w + l * kLineBytes + 64), b3 = Load32(w + l * kLineBytes + 96);
 #pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i) {
         ReadAgain(w);
-        const __m256i x0 = Broadcast4(x[i]), x1 = Broadcast4(x[i] + 4);
+        const __m256i x0 = Broadcast4(x[i] + 4 * l), x1 = Broadcast4(x[i] + 4 * l + 4), b1 = Load32(w + l * kLineBytes + 32);
         const __m256i s0 = _mm256_add_epi16(_mm256_maddubs_epi16(x0, b0), _mm256_maddubs_epi16(x1, b2));
-        const __m256i s1 = _mm256_add_epi16(_mm256_maddubs_epi16(x0, Load32(w + 32)), _mm256_maddubs_epi16(x1, b3));
-        sums.c[i][0] = _mm256_add_epi32(sums.c[i][0], _mm256_madd_epi16(s0, ones));
-        sums.c[i][1] = _mm256_add_epi32(sums.c[i][1], _mm256_madd_epi16(s1, ones));
+        const __m256i s1 = _mm256_add_epi16(_mm256_maddubs_epi16(x0, b1), _mm256_maddubs_epi16(x1, b3));
+        AddInPlace(sums.c[i][0], _mm256_madd_epi16(s0, ones));
+        AddInPlace(sums.c[i][1], _mm256_madd_epi16(s1, ones));
       }
+    };
+    int k = 0;
+    for (; k + 8 < a.k; k += 16, w += 4 * kLineBytes, x.Advance(16)) {
+      add_lines(0);
+      add_lines(2);
     }
+    if (k < a.k) add_lines(0);
     sums.Finish(a);
   }
 };
