@@ -205,7 +205,8 @@ void Worker::SetPrefetch(const RowBlock& b, const Kernel& kernel, const PairLine
 /// Kernels of an only tile of rows stop reading memory where their panels end. What the next pair begins with is fetched while
 /// this one is finished: one row 2 to 4 % faster, four rows 3 % (two Zen 3 cores). For kernels that walk both panels it comes
 /// in three parts of as many lines as a core keeps misses in flight, 24 on a Zen 3, which waits for more: one row of certified
-/// weights 1.05 to 1.08 x, of int4 1.01 to 1.05 x, of others 0.99 to 1.01 x what 64 lines of the first panel at once gave.
+/// weights 1.03 to 1.08 x up to k 2048, 0.99 x beyond, of int4 1.01 to 1.05 x, of others 0.97 to 1.0 x what 64 lines of the
+/// first panel at once gave.
 void Worker::FetchNext(const RowBlock& b, const PairLines& lines, int part) const {
   constexpr int kAlone = 64, kTogether = 12;
   const Kernel& kernel = *lines.kernel[0];

@@ -14,6 +14,7 @@ import pytest
 import roof
 import schedule
 import torch
+import worker
 
 import cases
 
@@ -183,6 +184,55 @@ def test_bench_only_keeps_the_cases_with_the_text(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert {m["case"] for m in plot.load(file)} == {"A int4 per channel, 6 x 256 x 256, 16 rows"}
+
+
+def test_bench_packing_counts_the_clearing_of_fresh_memory_alone(tmp_path):
+    file = tmp_path / "packing.json"
+    command = [sys.executable, BENCH / "ops_bench.py", "--smoke", "--process", "best", "--operators", "quant", "--repeats", "1",
+               "--extras", "packing", "--json", file]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    packed = [m for m in plot.load(file) if m["operator"] == "pack"]
+    fresh = [m for m in packed if "used memory" not in m["case"]]
+    assert len(fresh) == 15
+    assert all(m["exact"] is True and m["roof_share"] > 0 for m in packed)
+    assert all(m["share_with_clearing"] > m["roof_share"] for m in fresh)
+    assert all(m["share_with_clearing"] is None for m in packed if m not in fresh)
+
+
+class Calls:
+    """A candidate of take_turns, and a roof, that write down who was called."""
+
+    def __init__(self, told, name, ours=False, wanted=9):
+        self.told, self.name, self.ours, self.wanted, self.kind, self.roofs = told, name, ours, wanted, "loop", []
+
+    def once(self, tokens):
+        self.told.append(self.name)
+
+    def read(self):
+        self.told.append("read")
+        return float(self.told.count("read"))
+
+    def multiply(self, kind):
+        self.told.append(kind)
+        return 100.0
+
+
+def test_bench_cold_calls_of_ours_stand_between_roofs():
+    told = []
+    ours, rival = Calls(told, "ours", ours=True), Calls(told, "rival", wanted=1)
+    worker.take_turns([ours, rival], None, Calls(told, "roof"), True, 2)
+    assert told == ["read", "ours", "read", "loop", "rival", "read", "ours", "read", "loop"]
+    assert ours.roofs == [(1.5, 100.0), (3.5, 100.0)]
+    assert rival.roofs == []
+
+
+def test_bench_warm_calls_have_their_roofs_after_the_turn():
+    told = []
+    ours, rival = Calls(told, "ours", ours=True), Calls(told, "rival")
+    worker.take_turns([ours, rival], None, Calls(told, "roof"), False, 2)
+    assert told == ["ours", "rival", "read", "loop", "rival", "ours", "read", "loop"]
+    assert ours.roofs == [(1.0, 100.0), (2.0, 100.0)]
 
 
 def test_bench_an_only_that_fits_nothing_is_refused():
