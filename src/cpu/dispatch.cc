@@ -190,6 +190,8 @@ bool HasTwoPorts() {
 #endif
 }
 
+bool HasTwoStreams() { return AmdFamily() < kZen5; }
+
 std::span<const Isa> MachineIsas() {
   static const std::vector<Isa> isas = FindIsas(true);
   return isas;
@@ -205,7 +207,9 @@ bool HasIsa(Isa isa) {
   return std::find(isas.begin(), isas.end(), isa) != isas.end();
 }
 
-bool CanRun(const Kernel& kernel) { return HasIsa(kernel.isa) && (!kernel.two_ports || HasTwoPorts()); }
+bool CanRun(const Kernel& kernel) {
+  return HasIsa(kernel.isa) && (!kernel.two_ports || HasTwoPorts()) && (!kernel.two_streams || HasTwoStreams());
+}
 
 Isa BestIsa() { return MachineIsas().back(); }
 
@@ -228,6 +232,7 @@ Isa ChosenIsa(int limit) {
 const Kernel& ChooseKernel(Product product, int64_t slice, int64_t k, int64_t rows, Isa isa, Certificate certificate) {
   const auto takes = [=](const Kernel* kernel) {
     if (kernel->product != product || kernel->isa > isa || !CanRun(*kernel) || MinRows(*kernel) > rows) return false;
+    if (kernel->two_streams && rows > kernel->tile_m) return false;
     if (kernel->needs > certificate || (slice != k && slice % kernel->slice_step != 0)) return false;
     return kernel->needs == Certificate::kNone || slice == k;  // column sums are of the whole k
   };

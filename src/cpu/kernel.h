@@ -82,6 +82,8 @@ struct Kernel {
   int min_rows;    // rows of a block from which this row is preferred
   int min_rows_amd = 0;  // the same on AMD's machines where that differs, else 0
   bool two_ports = false;  // for machines that issue two 512-bit products a cycle: not for AMD's before Zen 5
+  bool two_streams = false;  // both panels of a pair so that memory is read in two places: for blocks of at most tile_m rows,
+                             // on machines that read faster so (HasTwoStreams)
   int slice_step;  // slices shorter than k, and parts of a slice but the last, are multiples of it
   int k_block;     // most k per call when a block has several row tiles; 0: all
   int ahead_bytes = 7168;  // how far ahead in its own stream the call of an only row tile fetches: one core of a Zen 4 reads
@@ -111,7 +113,12 @@ inline constexpr int kZen5 = 26;
 /// Whether the machine issues two 512-bit products a cycle, as far as its name tells: all do but AMD's before Zen 5.
 bool HasTwoPorts();
 
-/// Whether the machine has the kernel's ISA and the ports it is for: others are never chosen.
+/// Whether the machine reads memory faster in two places per core than in one, as far as its name tells: AMD's from Zen 5 on do
+/// not. Two Zen 5 cores, AVX2, a panel after the other instead of both of a pair together, one row: quads 1.04 to 1.27 x, pairs
+/// 1.03 to 1.13, uniform weights 1.02 to 1.08, int4 0.95 to 1.2; two rows 0.95 to 1.2. Each pair begins both streams anew.
+bool HasTwoStreams();
+
+/// Whether the machine has the kernel's ISA and is what it is for: others are never chosen.
 bool CanRun(const Kernel& kernel);
 
 /// The last row that can run: the machine has its ISA, which is at most `isa`, and the ports it is for, its product is
