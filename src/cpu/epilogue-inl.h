@@ -104,7 +104,7 @@ void FinishSwiglu(const StripArgs& args, int begin, int end) {
         highest = bits > highest ? bits : highest;
       }
     }
-    if (highest > s.row_max[row]) s.row_max[row] = highest;
+    Raise(s.row_max + row, highest);
   }
 }
 

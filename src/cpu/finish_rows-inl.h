@@ -22,6 +22,13 @@ constexpr int kVectors = kPanelColumns / V::kLanes;
 /// finished a few at a time: 0.94 of the speed of strips without, 1.12 with). Results of operator A stay in L2.
 constexpr int kRowsAhead = 8;
 
+/// Stores either way: a maximum rises a few times per row at places nobody foresees, and each time a branch threw away the
+/// rows begun after it, half of the time of SwiGLU (two Zen 5 cores, VNNI, k 2048, 256 rows: whole calls 1.04 x).
+inline void Raise(uint32_t* maximum, uint32_t value) {
+  const uint32_t before = *maximum;
+  *maximum = value > before ? value : before;
+}
+
 /// t of a row: both panels' columns, folded slices or f(a) * ws.
 template <class V>
 class DequantizedRows {
@@ -68,8 +75,7 @@ class SwigluRows {
       V::Store(results_ + j, v);
       top = V::MaxInt(top, V::AndInt(V::Bits(v), V::SetInt(0x7FFFFFFF)));
     }
-    const uint32_t highest = static_cast<uint32_t>(V::MaxLane(top));
-    if (highest > *row_max_) *row_max_ = highest;
+    Raise(row_max_, static_cast<uint32_t>(V::MaxLane(top)));
     t_.Next();
     results_ += kPanelColumns;
     ++row_max_;
