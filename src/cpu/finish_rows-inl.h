@@ -92,11 +92,12 @@ template <class V>
 class StoredRows {
  public:
   StoredRows(const StripArgs& s, int row)
-      : y_(static_cast<std::byte*>(s.problem->y.data)), dtype_(s.problem->y.dtype), stride_(s.problem->y.row_stride) {
+      : y_(static_cast<std::byte*>(s.problem->y.data)), dtype_(s.problem->y.dtype), stride_(s.problem->y.row_stride),
+        ahead_(kRowsAhead * stride_), bytes_(Bytes(dtype_)) {
     for (int h = 0; h < 2; ++h) at_[h] = (s.first_row + row) * stride_ + s.first_column[h];
   }
   void Store(int h, typename V::F (&z)[kVectors<V>]) {
-    FetchLineToWrite(y_ + (at_[h] + kRowsAhead * stride_) * Bytes(dtype_));
+    FetchLineToWrite(y_ + (at_[h] + ahead_) * bytes_);
     for (auto& vector : z) vector = CanonicalNan<V>(vector);
     V::StoreNarrow16(y_, dtype_, at_[h], z);
   }
@@ -108,7 +109,7 @@ class StoredRows {
  private:
   std::byte* y_;
   DType dtype_;
-  int64_t stride_, at_[2];
+  int64_t stride_, ahead_, bytes_, at_[2];
 };
 
 /// y = t * x_scale, narrowed.
