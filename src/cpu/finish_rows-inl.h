@@ -93,7 +93,7 @@ class StoredRows {
  public:
   StoredRows(const StripArgs& s, int row)
       : y_(static_cast<std::byte*>(s.problem->y.data)), dtype_(s.problem->y.dtype), stride_(s.problem->y.row_stride),
-        ahead_(kRowsAhead * stride_), bytes_(Bytes(dtype_)) {
+        ahead_(kRowsAhead * stride_), bytes_(dtype_ == DType::kFloat32 ? 4 : 2) {
     for (int h = 0; h < 2; ++h) at_[h] = (s.first_row + row) * stride_ + s.first_column[h];
   }
   void Store(int h, typename V::F (&z)[kVectors<V>]) {
