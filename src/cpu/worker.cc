@@ -27,6 +27,14 @@ uint64_t TableBit(const Kernel* kernel) {
   return 0;
 }
 
+/// Of the next tile, where so many rows are left: the tiles that it takes are as even as can be, as a last one of few rows takes
+/// nearly the time of a whole one.
+int TileRows(const Kernel& kernel, int left) {
+  if (left <= kernel.tile_m) return left;
+  const int tiles = (left + kernel.tile_m - 1) / kernel.tile_m, each = (left + tiles - 1) / tiles;
+  return (each + kernel.row_step - 1) / kernel.row_step * kernel.row_step;
+}
+
 }  // namespace
 
 /// Where a strip's accumulators start: those of all strips wait, with several stretches of k for the next, with several
@@ -186,7 +194,7 @@ void Worker::FindNext(const RowBlock& b, const Task& task, int64_t pair, PairLin
 /// slice a part of the tile's, so that memory is read all the time.
 void Worker::SetPrefetch(const RowBlock& b, const Kernel& kernel, const PairLines& lines, int half, int row,
                          int64_t line, GemmArgs* args) const {
-  const int tiles = (b.packed_rows + kernel.tile_m - 1) / kernel.tile_m, tile = row / kernel.tile_m;
+  const int tiles = (b.packed_rows + kernel.tile_m - 1) / kernel.tile_m, tile = tiles > 1 ? row * tiles / b.packed_rows : 0;
   const int shift = std::bit_width(static_cast<unsigned>(tiles)) - 1;  // 2^shift tiles fetch a part each
   const int64_t part = LinesOf(lines.k, p_.w.dtype) * kLineBytes >> shift;
   args->prefetch_step = 0;
@@ -353,8 +361,8 @@ void Worker::MultiplyTiles(const RowBlock& b, const PairLines& lines, int row, i
       args.column_sums[i] = lines.column_sums[h + i];
     }
     args.scales = scales ? scales + h * kPanelColumns : nullptr;
-    for (int r = 0; r < rows; r += kernel.tile_m) {
-      args.rows = std::min(kernel.tile_m, rows - r);
+    for (int r = 0; r < rows; r += args.rows) {
+      args.rows = TileRows(kernel, rows - r);
       args.x = x + PackedAt(kernel, args.x_stride, row + r, first_k) * kernel.x_bytes;
       args.row_sums = At<int32_t>(plan_.scratch.row_sums) + (row + r) * slices_ + slice;
       args.acc = acc + r * kPairColumns + h * kPanelColumns;
