@@ -30,7 +30,7 @@ void ExpectPasses(const Plan& plan, int64_t k, const std::string& what) {
     }
     EXPECT_LT(b.k_pass, k) << what;
     EXPECT_EQ(b.k_pass % b.k_block, 0) << what;
-    EXPECT_EQ(b.waiting_pairs % kScalePairs, 0) << what << ": whose scales are gathered together, and again in every pass";
+    EXPECT_EQ(b.waiting_pairs % b.scale_pairs, 0) << what << ": whose scales are gathered together, and again in every pass";
     EXPECT_LT(b.waiting_pairs, plan.pairs) << what;
   }
 }

@@ -74,7 +74,8 @@ void ExpectKernelsFit(const Problem& p, const Plan& plan) {
     ASSERT_EQ(b.kernel, &ChooseKernel(p.product, p.slice, p.k, b.packed_rows, plan.isa));
     ASSERT_TRUE(b.k_block >= 1 && b.k_block <= p.k) << b.k_block;
     ASSERT_TRUE(b.k_pass == p.k || (b.k_pass >= 1 && b.k_pass < p.k && b.k_pass % b.k_block == 0)) << b.k_pass;
-    ASSERT_TRUE(b.k_pass == p.k ? b.waiting_pairs == plan.pairs : b.waiting_pairs % kScalePairs == 0) << b.waiting_pairs;
+    ASSERT_TRUE(b.k_pass == p.k ? b.waiting_pairs == plan.pairs : b.waiting_pairs % b.scale_pairs == 0) << b.waiting_pairs;
+    ASSERT_EQ(b.scale_pairs % kSpanPairs, 0) << "a span's scales are gathered together";
     if (b.k_block == p.k) continue;
     ASSERT_EQ(b.k_block % line_k, 0) << "a stretch starts at a line";
     ASSERT_TRUE(b.k_block % p.slice == 0 || (b.k_block < p.slice)) << "whole slices, or a part of one";
@@ -161,7 +162,7 @@ void ExpectMemory(const Problem& p, const Plan& plan) {
                     {s.folded, fixed || p.slices() > 1 ? bytes(acc_rows, 32 * 4) : 0},
                     {s.lines, plain ? bytes(2 * plan.span * lines, 64) : 0},
                     {s.widened, bytes(2 * lines, b.kernel->widened_bytes)},
-                    {s.scales, bytes(kScalePairs * (fixed ? 1 : p.slices()), 32 * 4)},
+                    {s.scales, bytes(b.scale_pairs * (fixed ? 1 : p.slices()), 32 * 4)},
                     {s.fixed_scales, fixed ? bytes(b.rows * p.slices(), 4) : 0},
                     {s.outliers, fixed ? bytes((b.rows + 1) * p.slices(), 512 / 8) : 0},
                     {s.outlier_counts, fixed ? bytes(b.rows, 4) : 0},
@@ -230,6 +231,23 @@ TEST(Plan, AnyProblem) {
     SoundPlan(draft, isa, static_cast<int>(upto(70)), {upto(4 << 20), upto(64 << 20)});
     if (HasFailure()) FAIL() << "seed " << seed;
   }
+}
+
+TEST(Plan, ScalesOfManyPairsForFewRowsOfSlicesThatL2Holds) {
+  Draft draft;
+  draft.product = Product::kInt4, draft.n = 4096;
+  const auto scale_pairs = [&](int64_t rows, int64_t k, int64_t slices, int64_t l2) {
+    draft.counts = {rows}, draft.k = k, draft.slices = slices;
+    return SoundPlan(draft, BestIsa(), 2, {l2, 32 << 20}).blocks[0].scale_pairs;
+  };
+  constexpr int64_t kMib = 1 << 20;
+  EXPECT_EQ(scale_pairs(1, 2048, 64, kMib / 2), 16) << "128 KiB";
+  EXPECT_EQ(scale_pairs(8, 2048, 64, kMib / 2), 16);
+  EXPECT_EQ(scale_pairs(9, 2048, 64, kMib / 2), kSpanPairs) << "rows that do not wait for memory";
+  EXPECT_EQ(scale_pairs(1, 2048, 64, kMib / 2 - 1), 8);
+  EXPECT_EQ(scale_pairs(1, 7168, 224, kMib), 8);
+  EXPECT_EQ(scale_pairs(1, 7168, 224, kMib / 4), kSpanPairs);
+  EXPECT_EQ(scale_pairs(1, 2048, 1, kMib), kSpanPairs) << "one row of scales";
 }
 
 TEST(Plan, FewBlocksAreSplitManyAreNot) {

@@ -17,7 +17,6 @@ namespace {
 constexpr int64_t kMaxBlockRows = 256, kMinBlockRows = 64;
 constexpr int kOverlapRows = 96;  // of a block, beyond which stages run between the calls of kernels that say `meanwhile`
 constexpr int64_t kPlainKBlock = 2048;  // k of plain weights packed at once: 8 panels of 32 KiB stay in L2
-constexpr int kSpanPlain = kScalePairs;           // pairs: 64 columns of each half, so whole cache lines of [k, n] are read
 constexpr int kSpanTiles = 2;           // pairs: x of a stretch of k is read for two pairs before the next stretch's
 // Of 128 workers one at half speed ends within 5 % of the others with 64 tasks each, within 20 % with 8 (in simulation).
 // Blocks of so small a part of a share are left whole: a split block's results pass through memory, 7 % of 256 rows at k 2048.
@@ -109,7 +108,7 @@ void AddBlocks(const Problem& p, const RowRange& range, const Caches& caches, Pl
 int SpanOf(const Problem& p, const Plan& plan) {
   const auto waits = [&](const RowBlock& b) { return b.kernel->x_tile_k && b.k_block < p.k; };
   const bool tiles = std::any_of(plan.blocks.begin(), plan.blocks.end(), waits);
-  const int most = !p.w.packed.given() ? kSpanPlain : tiles ? kSpanTiles : 1;
+  const int most = !p.w.packed.given() ? kSpanPairs : tiles ? kSpanTiles : 1;
   return static_cast<int>(std::clamp<int64_t>(plan.pairs, 1, most));
 }
 
@@ -186,6 +185,19 @@ std::vector<NodeTasks> TasksOfNodes(const Problem& p, const Plan& plan) {
   return nodes;
 }
 
+/// Scales of slices are rows that lie pages apart: of few rows of x, which wait for memory, they are a sixteenth (slices of 128) to a
+/// quarter (32) of what is read, and are read in longer pieces. Two Zen 5 cores, 1 and 8 rows, k 2048 and 7168, 8 and 16 pairs
+/// instead of 4: slices of 32 1.03 to 1.07, 1.05 to 1.09 x, of 128 1.02 to 1.04, 1.03 to 1.04 x; 64 and 256 rows 1.00 to 1.02.
+void DecideScalePairs(const Problem& p, const Caches& caches, Plan& plan) {
+  constexpr int kFewRowsOfX = 8, kMost = 16, kShareOfL2 = 4;
+  for (RowBlock& b : plan.blocks) {
+    b.scale_pairs = kSpanPairs;
+    if (p.scale_slices() == 1 || b.packed_rows > kFewRowsOfX) continue;
+    const int64_t bytes = p.scale_slices() * kPairColumns * 4;
+    while (b.scale_pairs < kMost && 2 * b.scale_pairs * bytes <= caches.l2 / kShareOfL2) b.scale_pairs *= 2;
+  }
+}
+
 /// Passes over k for blocks of tiles whose x is more than half of L2. A core of a Granite Rapids does a step in 130 cycles
 /// with x in L2, of which 1.5 of 2 MiB serve, and reads 8 bytes a cycle from L3, 4.6 from memory: 256 rows of k 7168, 1.75
 /// MiB, took 200 cycles a step in one pass, 209 as two blocks, which read the weights twice, and 166 in two passes. Their
@@ -197,7 +209,7 @@ void DecidePasses(const Problem& p, const Caches& caches, Plan& plan) {
     const bool several = b.kernel->x_tile_k && b.k_block < p.k && passes > 1;
     b.k_pass = several ? RoundUp(CeilDiv(p.k, passes), b.k_block) : p.k;
     const int64_t most = caches.l2 / (int64_t{b.padded_rows} * kPairColumns * 4);
-    b.waiting_pairs = b.k_pass < p.k ? std::max<int64_t>(most / kScalePairs, 1) * kScalePairs : plan.pairs;
+    b.waiting_pairs = b.k_pass < p.k ? std::max<int64_t>(most / b.scale_pairs, 1) * b.scale_pairs : plan.pairs;
   }
 }
 
@@ -273,7 +285,7 @@ void LayOutScratch(const Problem& p, Plan& plan) {
     if (p.folds()) raise(need.folded, acc_rows * kPairColumns * 4);
     if (plain || plan.promises.given()) raise(need.lines, plan.span * 2 * lines * kLineBytes);
     if (kernel.widen) raise(need.widened, 2 * lines * kernel.widened_bytes);
-    raise(need.scales, spans * kScalePairs * p.scale_slices() * kPairColumns * 4);
+    raise(need.scales, spans * b.scale_pairs * p.scale_slices() * kPairColumns * 4);
     if (fixed) {
       raise(need.fixed_scales, b.packed_rows * slices * 4);
       raise(need.outliers, (b.packed_rows + 1) * slices * kOutlierWords * 8);
@@ -346,6 +358,7 @@ Plan MakePlan(const Problem& problem, Isa isa, int workers, const Caches& caches
   plan.span = SpanOf(problem, plan);
   Split(problem, plan);
   AddTasks(problem, plan);
+  DecideScalePairs(problem, caches, plan);
   DecidePasses(problem, caches, plan);
   DecideMeanwhile(overlap, plan);
   LayOutScratch(problem, plan);

@@ -28,7 +28,8 @@ struct RowBlock {
   int strip_rows;           // whole tiles of all its kernels, at most 64 rows, whose accumulators fit L1
   int64_t k_block;          // k elements per turn over the block's strips: whole slices, or a part of one
   int64_t k_pass;           // k elements, in whole k_blocks, per turn over `waiting_pairs`: so much of x stays in L2
-  int64_t waiting_pairs;    // pairs of a task whose sums wait for the next pass, whole kScalePairs: a pass starts with the
+  int scale_pairs;          // pairs of a task whose scales are gathered together
+  int64_t waiting_pairs;    // pairs of a task whose sums wait for the next pass, whole scale_pairs: a pass starts with the
                             // first of those whose scales are gathered together; one pass: all
   bool meanwhile;           // rows of a span of pairs are finished in the kernel calls of the next span, or between
   int tasks;                // 1: whole, results stay in the worker's scratch; more: split over pairs
@@ -97,8 +98,8 @@ int64_t PackedStride(int64_t k, const Kernel& kernel);
 /// Elements from the start of packed x to (row, k).
 int64_t PackedAt(const Kernel& kernel, int64_t stride, int64_t row, int64_t k);
 
-/// Pairs whose scales are gathered together; as many as plain weights are packed together.
-inline constexpr int kScalePairs = 4;
+/// Most pairs of a span: plain weights of 64 columns of each half are packed together, whole cache lines of [k, n].
+inline constexpr int kSpanPairs = 4;
 
 /// Rows of kPairColumns values that a pair's stages may need: int bias, assist, d, smooth, offset, bias.
 inline constexpr int kColumnRows = 6;

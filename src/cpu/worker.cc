@@ -229,14 +229,14 @@ void Worker::FetchNext(const RowBlock& b, const PairLines& lines, int part) cons
 }
 
 /// The values per column of the span that begins at pair `first`. Returns the slot of its first pair: spans take turns where
-/// the one before is still being finished, and so do four pairs' scales.
+/// the one before is still being finished, and so do the scales of scale_pairs.
 int Worker::GatherSpan(const RowBlock& b, const Task& task, int64_t first, int pairs) {
-  const int64_t place = (first - task.first_pair) % kScalePairs, pair_scales = p_.scale_slices() * kPairColumns;
+  const int64_t place = (first - task.first_pair) % b.scale_pairs, pair_scales = p_.scale_slices() * kPairColumns;
   turn_ = b.meanwhile ? 1 - turn_ : 0;
   if (place == 0) scales_turn_ = b.meanwhile ? 1 - scales_turn_ : 0;
   const int slot = turn_ * plan_.span;
-  float* scales = At<float>(plan_.scratch.scales) + scales_turn_ * kScalePairs * pair_scales;
-  if (place == 0) GatherScales(b, first, std::min<int64_t>(kScalePairs, task.first_pair + task.pairs - first), scales);
+  float* scales = At<float>(plan_.scratch.scales) + scales_turn_ * b.scale_pairs * pair_scales;
+  if (place == 0) GatherScales(b, first, std::min<int64_t>(b.scale_pairs, task.first_pair + task.pairs - first), scales);
   for (int i = 0; i < pairs; ++i) {
     GatherColumns(b, first + i, slot + i);
     columns_[slot + i].scale = scales + (place + i) * pair_scales;

@@ -106,7 +106,7 @@ class Worker {
   bool packed_ = false, certified_packed_ = false, transposed_ = false;
   bool outliers_ = false;     // kFixed16: some row of the block has one
   int64_t outlier_pair_ = -1; // whose lines lie in scratch
-  PairColumns columns_[2 * kScalePairs];  // of the span being multiplied and of the one being finished, by slot
+  PairColumns columns_[2 * kSpanPairs];  // of the span being multiplied and of the one being finished, by slot
   int turn_ = 0, scales_turn_ = 0;        // which half of the slots, and of the scratch for scales
   Unfinished unfinished_;
   uint64_t kernels_ran_ = 0;
