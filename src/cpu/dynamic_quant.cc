@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "cpu/backend.h"
+#include "cpu/huge_pages.h"
 #include "cpu/kernel.h"
 #include "cpu/row_scale.h"
 #include "cpu/team.h"
@@ -98,6 +99,7 @@ void Run(const DynamicQuantProblem& p, Context& context) {
       static_cast<int>(std::clamp<int64_t>(std::min<int64_t>(worth, p.row_count), 1, WorkersFor(context, nullptr)));
   const int64_t floats = (p.h * 2 + (p.h + 3) / 4 + 15) / 16 * 16;
   float* scratch = static_cast<float*>(context.Workspace(static_cast<size_t>(workers * floats) * sizeof(float)));
+  AskForHugeResults(p.y, static_cast<size_t>(p.row_count * p.h / (p.dst_type == DType::kInt4 ? 2 : 1)));
   ParallelFor(context, workers, [&](int worker) {
     const FloatMode mode;
     Rows rows(p, stages, scratch + worker * floats);

@@ -16,6 +16,10 @@ void AskForHugePages(void* data, size_t bytes) {
   if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 }
 
+void AskForHugeResults(void* data, size_t bytes) {
+  if (bytes >= size_t{32} << 20) AskForHugePages(data, bytes);
+}
+
 std::string HugePageSetting(const std::string& file) {
   std::ifstream setting(file);  // "always [madvise] never"
   std::string word;

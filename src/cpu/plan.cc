@@ -185,9 +185,9 @@ std::vector<NodeTasks> TasksOfNodes(const Problem& p, const Plan& plan) {
   return nodes;
 }
 
-/// Scales of slices are rows that lie pages apart: of few rows of x, which wait for memory, they are a sixteenth (slices of 128) to a
-/// quarter (32) of what is read, and are read in longer pieces. Two Zen 5 cores, 1 and 8 rows, k 2048 and 7168, 8 and 16 pairs
-/// instead of 4: slices of 32 1.03 to 1.07, 1.05 to 1.09 x, of 128 1.02 to 1.04, 1.03 to 1.04 x; 64 and 256 rows 1.00 to 1.02.
+/// Scales of slices are rows that lie pages apart: of few rows of x, which wait for memory, they are a sixteenth (slices of 128)
+/// to a quarter (32) of what is read, and are read in longer pieces. Two Zen 5 cores, 1 and 8 rows, k 2048 and 7168, 8 and 16
+/// pairs instead of 4: slices of 32 1.03 to 1.07, 1.05 to 1.09 x, of 128 1.02 to 1.04, 1.03 to 1.04 x; more rows 1.00 to 1.02.
 void DecideScalePairs(const Problem& p, const Caches& caches, Plan& plan) {
   constexpr int kFewRowsOfX = 8, kMost = 16, kShareOfL2 = 4;
   for (RowBlock& b : plan.blocks) {

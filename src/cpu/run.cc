@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "cpu/backend.h"
+#include "cpu/huge_pages.h"
 #include "cpu/numa.h"
 #include "cpu/queue.h"
 #include "cpu/row_scale.h"
@@ -89,6 +90,9 @@ void Execute(const Problem& p, const Plan& plan, Context& context, const Topolog
   Slots slots(plan.workers, plan.nodes);
   std::atomic<uint64_t> kernels_ran{0};
   const bool requantize = p.epilogue.finish == Finish::kSwigluQuant;
+  if (p.y.column_stride == 1 && p.y.row_stride == p.y.columns) {
+    AskForHugeResults(p.y.data, static_cast<size_t>(p.y.rows * p.y.columns * Bytes(p.y.dtype)));
+  }
 
   ParallelFor(context, plan.workers, [&](int index) {
     const FloatMode mode;

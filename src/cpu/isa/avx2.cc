@@ -36,20 +36,20 @@ constexpr Kernel kAvx2Pairs = {.name = "avx2_pairs", .isa = Isa::kAvx2, .product
                                .pack_x = PackXUnsigned, .widened_bytes = 0, .widen = nullptr,
                                .gemm = ForRows<6, GemmPairs>};
 constexpr Kernel kAvx2PairsPair = {.name = "avx2_pairs_pair", .isa = Isa::kAvx2, .product = Product::kInt8,
-                                   .needs = Certificate::kPairs, .panels = 2, .tile_m = 2, .min_rows = 1, .two_streams = true,
-                                   .slice_step = 4, .k_block = 0, .ahead_bytes_of_one = kAheadOfOne, .x_bytes = 1, .row_sums = false,
-                                   .pack_x = PackXUnsigned, .widened_bytes = 0, .widen = nullptr,
-                                   .gemm = ForRows<2, GemmPairsPair>};
+                                   .needs = Certificate::kPairs, .panels = 2, .tile_m = 2, .min_rows = 1,
+                                   .two_streams = true, .slice_step = 4, .k_block = 0, .ahead_bytes_of_one = kAheadOfOne,
+                                   .x_bytes = 1, .row_sums = false, .pack_x = PackXUnsigned, .widened_bytes = 0,
+                                   .widen = nullptr, .gemm = ForRows<2, GemmPairsPair>};
 constexpr Kernel kAvx2Quads = {.name = "avx2_quads", .isa = Isa::kAvx2, .product = Product::kInt8,
                                .needs = Certificate::kQuads, .tile_m = 4, .min_rows = 1, .slice_step = 8, .k_block = 0,
                                .ahead_bytes_of_one = kAheadOfOne, .x_bytes = 1, .row_sums = false,
                                .pack_x = PackXUnsigned, .widened_bytes = 0, .widen = nullptr,
                                .gemm = ForRows<4, GemmQuads>};
 constexpr Kernel kAvx2QuadsPair = {.name = "avx2_quads_pair", .isa = Isa::kAvx2, .product = Product::kInt8,
-                                   .needs = Certificate::kQuads, .panels = 2, .tile_m = 2, .min_rows = 1, .two_streams = true,
-                                   .slice_step = 8, .k_block = 0, .ahead_bytes_of_one = kAheadOfOne, .x_bytes = 1, .row_sums = false,
-                                   .pack_x = PackXUnsigned, .widened_bytes = 0, .widen = nullptr,
-                                   .gemm = ForRows<2, GemmQuadsPair>};
+                                   .needs = Certificate::kQuads, .panels = 2, .tile_m = 2, .min_rows = 1,
+                                   .two_streams = true, .slice_step = 8, .k_block = 0, .ahead_bytes_of_one = kAheadOfOne,
+                                   .x_bytes = 1, .row_sums = false, .pack_x = PackXUnsigned, .widened_bytes = 0,
+                                   .widen = nullptr, .gemm = ForRows<2, GemmQuadsPair>};
 constexpr Kernel kAvx2Int4 = {.name = "avx2_int4", .isa = Isa::kAvx2, .product = Product::kInt4,
                               .tile_m = 4, .min_rows = 1, .slice_step = 8, .k_block = 0, .x_bytes = 1,
                               .row_sums = true, .folds = true, .pack_x = PackXBytes, .widened_bytes = 0, .widen = nullptr,
