@@ -95,7 +95,13 @@ def roofs(measurements):
         if m["roof_instruction"]:
             found.setdefault(m["roof_instruction"], []).append(m["roof_multiply_gmac_per_s"])
     words = [f"{kind} {median(values):.0f} GMAC/s" for kind, values in found.items()]
-    return f"Roofs, medians: linear reads {median(reads):.1f} GB/s; " + ", ".join(words) + "." if reads else ""
+    cores = sorted((m["issue_per_cycle"], m["clock_ghz"]) for m in measurements if m.get("issue_per_cycle"))
+    told = f"Roofs, medians: linear reads {median(reads):.1f} GB/s; " + ", ".join(words) + "." if reads else ""
+    if cores:
+        issue = [issue for issue, _ in cores]
+        told += (f" Cores: {median([clock for _, clock in cores]):.1f} GHz, instructions that do nothing, per cycle: {issue[0]:.1f} "
+                 f"to {issue[-1]:.1f}, median {median(issue):.1f}.")
+    return told
 
 
 def main():

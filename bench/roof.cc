@@ -240,6 +240,19 @@ extern "C" double qgmm_roof_multiply(const char* kind, int threads, double secon
   return -1;
 }
 
+extern "C" double qgmm_roof_issue(int threads, double seconds) {
+#if defined(__x86_64__)
+#define QGMM_NOTHING "nopw 0(%%rax)"  // of four bytes: caches of decoded instructions hold few of one byte
+#else
+#define QGMM_NOTHING "nop"
+#endif
+  return 1e-9 * OnAllThreads(threads, [&](int) {
+    return Rate(seconds, 100 * 128, [] {
+      for (int turn = 0; turn < 100; ++turn) asm volatile(".rept 128\n " QGMM_NOTHING "\n .endr" : :);
+    });
+  });
+}
+
 extern "C" double qgmm_roof_clock(double seconds) {
 #if defined(__x86_64__)
   // Multiplications that wait for one another, three cycles each; unlike branches they are not slowed by another virtual

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Roofs of this machine, measured: GB/s of linear reads, seconds of new pages, GMAC/s of register-only multiply-accumulates.
+// Roofs of this machine, measured: GB/s of linear reads, seconds of new pages, GMAC/s of register-only multiply-accumulates,
+// instructions a second.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +20,10 @@ __attribute__((visibility("default"))) double qgmm_roof_clear(int threads, int64
 /// int16; "pairs" and "quads" are the certified u8 x s8 forms, one and two steps in int16. "tdpbusd": tiles; "tdpbusd twice":
 /// high and low bytes of int16. -1: the machine cannot.
 __attribute__((visibility("default"))) double qgmm_roof_multiply(const char* kind, int threads, double seconds);
+
+/// Billions of instructions a second, all threads together, of such that do nothing: what cores take in. A core whose other
+/// hardware thread is somebody else's has about half, while loops of nearly nothing but multiplies may not notice.
+__attribute__((visibility("default"))) double qgmm_roof_issue(int threads, double seconds);
 
 /// Clock of one busy core in GHz, from a loop that takes one cycle per turn; 1 where that loop is not known.
 __attribute__((visibility("default"))) double qgmm_roof_clock(double seconds);

@@ -45,13 +45,15 @@ def instruction(kernels):
 
 
 class Roof:
-    """read() in GB/s, multiply(kind) in GMAC/s, some 20 ms each, and clear(bytes) in seconds; all threads."""
+    """read() in GB/s, multiply(kind) in GMAC/s, some 20 ms each, clear(bytes) in seconds, cores(); all threads."""
 
     def __init__(self, threads, last_level_cache):
         self.library = ctypes.CDLL(os.environ[LIBRARY])
         self.library.qgmm_roof_read.restype = ctypes.c_double
         self.library.qgmm_roof_multiply.restype = ctypes.c_double
         self.library.qgmm_roof_clear.restype = ctypes.c_double
+        self.library.qgmm_roof_clock.restype = ctypes.c_double
+        self.library.qgmm_roof_issue.restype = ctypes.c_double
         self.threads = threads
         self.bytes = max(256 << 20, 5 * last_level_cache // 4)
         trials = {streams: max(self._read(streams, 0.05) for _ in range(3)) for streams in STREAMS}
@@ -71,3 +73,8 @@ class Roof:
     def clear(self, count):
         """Seconds in which the system clears so many bytes of new memory, on all threads."""
         return self.library.qgmm_roof_clear(ctypes.c_int(self.threads), ctypes.c_int64(count))
+
+    def cores(self, seconds=0.005):
+        """GHz of one core, and instructions that each of the threads' cores takes in per cycle."""
+        clock = self.library.qgmm_roof_clock(ctypes.c_double(seconds))
+        return clock, self.library.qgmm_roof_issue(ctypes.c_int(self.threads), ctypes.c_double(seconds)) / self.threads / clock

@@ -104,6 +104,7 @@ def measure(case, found, roof, repeats, process, schedule, rates):
         one.plan(seconds / len(candidates), repeats, FLOOR if one.ours else fewest)
         one.kind = "" if case.stack.operator == "quant" else instruction(one.kernel if one.ours else candidates[0].kernel)
     take_turns(candidates, tokens, roof, case.cold, repeats)
+    clock, issue = roof.cores()
     s = case.stack
     for one in candidates:
         roofs, factor = one.roofs or candidates[0].roofs, getattr(one.implementation, "mac_factor", 1)
@@ -129,7 +130,7 @@ def measure(case, found, roof, repeats, process, schedule, rates):
             slice=s.slice or s.k, offset=s.offset, cold=case.cold, implementation=one.implementation.name,
             kernel=one.kernel, fused=one.implementation.fused, roof=name, repeats=len(one.times),
             exact=one.error or one.exact, roof_read_gbyte_per_s=read,
-            roof_multiply_gmac_per_s=multiply, roof_instruction=one.kind, **times)
+            roof_multiply_gmac_per_s=multiply, roof_instruction=one.kind, clock_ghz=clock, issue_per_cycle=issue, **times)
 
 
 def main():
