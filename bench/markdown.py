@@ -99,8 +99,8 @@ def roofs(measurements):
     told = f"Roofs, medians: linear reads {median(reads):.1f} GB/s; " + ", ".join(words) + "." if reads else ""
     if cores:
         issue = [issue for issue, _ in cores]
-        told += (f" Cores: {median([clock for _, clock in cores]):.1f} GHz, instructions that do nothing, per cycle: {issue[0]:.1f} "
-                 f"to {issue[-1]:.1f}, median {median(issue):.1f}.")
+        told += (f" Cores: {median([clock for _, clock in cores]):.1f} GHz, instructions that do nothing, per cycle: "
+                 f"{issue[0]:.1f} to {issue[-1]:.1f}, median {median(issue):.1f}.")
     return told
 
 

@@ -303,7 +303,8 @@ def test_bench_json_has_the_fields_of_a_measurement(measurements):
 
 def test_bench_tells_what_cores_take_in(measurements):
     assert all(m["clock_ghz"] > 0.3 and 0.3 < m["issue_per_cycle"] < 20 for m in measurements)
-    told = [dict(measurements[0], issue_per_cycle=issue, clock_ghz=clock) for issue, clock in ((6.0, 4.0), (2.9, 3.5), (4.0, 3.0))]
+    told = [measurements[0] | {"issue_per_cycle": issue, "clock_ghz": clock}
+            for issue, clock in ((6.0, 4.0), (2.9, 3.5), (4.0, 3.0))]
     assert markdown.roofs(told).endswith("Cores: 3.5 GHz, instructions that do nothing, per cycle: 2.9 to 6.0, median 4.0.")
     assert "Cores" not in markdown.roofs([m | {"issue_per_cycle": None} for m in told])  # of files from before
 
