@@ -91,25 +91,24 @@ class SwigluRows {
 template <class V>
 class StoredRows {
  public:
-  StoredRows(const StripArgs& s, int row)
-      : y_(static_cast<std::byte*>(s.problem->y.data)), dtype_(s.problem->y.dtype), stride_(s.problem->y.row_stride),
-        ahead_(kRowsAhead * stride_), bytes_(dtype_ == DType::kFloat32 ? 4 : 2) {
-    for (int h = 0; h < 2; ++h) at_[h] = (s.first_row + row) * stride_ + s.first_column[h];
+  StoredRows(const StripArgs& s, int row) : dtype_(s.problem->y.dtype) {
+    const int64_t bytes = dtype_ == DType::kFloat32 ? 4 : 2;  // Bytes is of another file: a call, twice per row once
+    stride_ = s.problem->y.row_stride * bytes;
+    to_ = static_cast<std::byte*>(s.problem->y.data) + (s.first_row + row) * stride_ + s.first_column[0] * bytes;
+    second_ = (s.first_column[1] - s.first_column[0]) * bytes;
   }
   void Store(int h, typename V::F (&z)[kVectors<V>]) {
-    FetchLineToWrite(y_ + (at_[h] + ahead_) * bytes_);
+    std::byte* const to = h == 0 ? to_ : to_ + second_;
+    FetchLineToWrite(to + kRowsAhead * stride_);
     for (auto& vector : z) vector = CanonicalNan<V>(vector);
-    V::StoreNarrow16(y_, dtype_, at_[h], z);
+    V::StoreNarrow16(to, dtype_, 0, z);
   }
-  void Next() {
-    at_[0] += stride_;
-    at_[1] += stride_;
-  }
+  void Next() { to_ += stride_; }
 
  private:
-  std::byte* y_;
   DType dtype_;
-  int64_t stride_, ahead_, bytes_, at_[2];
+  int64_t stride_, second_;  // bytes from row to row, and to the second panel's columns
+  std::byte* to_;
 };
 
 /// y = t * x_scale, narrowed.
@@ -139,11 +138,11 @@ template <class V>
 class AffineRows {
  public:
   AffineRows(const StripArgs& s, int row)
-      : p_(static_cast<const float*>(s.acc) + row * kPairColumns), x_sums_(s.x_sums + row), y_(s, row),
-        offset_(s.offset != nullptr), bias_(s.bias != nullptr) {
+      : p_(static_cast<const float*>(s.acc) + row * kPairColumns), x_sums_(s.offset ? s.x_sums + row : nullptr), y_(s, row),
+        bias_(s.bias != nullptr) {
     for (int j = 0; j < kPairColumns; j += V::kLanes) {
       scales_[j / V::kLanes] = V::Load(s.scale + j);
-      offsets_[j / V::kLanes] = V::Load((offset_ ? s.offset : s.scale) + j);
+      offsets_[j / V::kLanes] = V::Load((s.offset ? s.offset : s.scale) + j);
       biases_[j / V::kLanes] = V::Load((bias_ ? s.bias : s.scale) + j);
     }
   }
@@ -155,21 +154,21 @@ class AffineRows {
       for (int l = 0; l < kVectors<V>; ++l) {
         const int i = h * kVectors<V> + l;
         auto t = V::Load(p_ + i * V::kLanes);
-        if (offset_) t = V::Fma(offsets_[i], V::Set(*x_sums_), t);
+        if (x_sums_) t = V::Fma(offsets_[i], V::Set(*x_sums_), t);
         z[l] = bias_ ? V::Fma(scales_[i], t, biases_[i]) : V::Mul(scales_[i], t);
       }
       y_.Store(h, z);
     }
     p_ += kPairColumns;
-    ++x_sums_;
+    if (x_sums_) ++x_sums_;
     y_.Next();
   }
 
  private:
   const float* p_;
-  const float* x_sums_;
+  const float* x_sums_;  // null: no offset
   StoredRows<V> y_;
-  const bool offset_, bias_;
+  const bool bias_;
   typename V::F scales_[2 * kVectors<V>], offsets_[2 * kVectors<V>], biases_[2 * kVectors<V>];
 };
 

@@ -232,11 +232,12 @@ template <Form kForm, int kStepK, int kFetchLines>
 inline void TileProduct(const Operands& o, const Fetch<kFetchLines>& f, int k, int fetching, WaitingRows* w) {
   if constexpr (kFetchLines == 2 || kFetchLines == 4) {
     if (w && w->row < w->end) {
-      switch (w->strip->problem->epilogue.finish) {
-        case Finish::kSwigluQuant: return ProductAnd<Waiting<SwigluRows<Avx512>>, kForm, kStepK>(o, f, k, fetching, w);
-        case Finish::kDequantize: return ProductAnd<Waiting<PlainRows<Avx512>>, kForm, kStepK>(o, f, k, fetching, w);
-        case Finish::kAffine: return ProductAnd<Waiting<AffineRows<Avx512>>, kForm, kStepK>(o, f, k, fetching, w);
-        case Finish::kInt32: break;
+      const Finish finish = w->strip->problem->epilogue.finish;
+      if constexpr (kForm == Form::kHighLow) {  // operator B's alone
+        if (finish == Finish::kAffine) return ProductAnd<Waiting<AffineRows<Avx512>>, kForm, kStepK>(o, f, k, fetching, w);
+      } else {
+        if (finish == Finish::kSwigluQuant) return ProductAnd<Waiting<SwigluRows<Avx512>>, kForm, kStepK>(o, f, k, fetching, w);
+        if (finish == Finish::kDequantize) return ProductAnd<Waiting<PlainRows<Avx512>>, kForm, kStepK>(o, f, k, fetching, w);
       }
     }
   }
