@@ -12,7 +12,7 @@
 
 #include "cpu/plan.h"
 #include "cpu/queue.h"
-#include "kernel_case.h"
+#include "plan_draft.h"
 
 namespace qgmm::cpu {
 namespace {
@@ -20,7 +20,6 @@ namespace {
 constexpr Caches kCaches = {1 << 20, 32 << 20};
 constexpr int64_t kK = 7168, kN = 4096, kExperts = 256;
 constexpr int kPairs = kN / kPairColumns;
-const uint8_t kByte[kHeaderBytes] = {};  // a header of zeros: no certificates
 
 /// Microseconds of one pair of panels of operator A, int8, k 7168: measured on one core of a Zen 4 (AVX-512 VNNI), weights
 /// of 117 MB, by thread CPU time.
@@ -39,18 +38,9 @@ double PairUs(double rows) {
 }
 
 Problem ProblemOf(const std::vector<int64_t>& counts) {
-  Problem p;
-  p.e = static_cast<int64_t>(counts.size());
-  for (int64_t e = 0; e < p.e; ++e) {
-    const int64_t count = counts[static_cast<size_t>(e)];
-    if (count > 0) p.rows.push_back({e, p.m, p.m + count});
-    p.m += count;
-  }
-  p.k = kK, p.n = kN, p.slice = kK, p.product = Product::kInt8;
-  p.w.e = p.e, p.w.k = kK, p.w.n = kN, p.w.dtype = DType::kInt8, p.w.paired = true;
-  p.w.packed.data = kByte;
-  p.epilogue.finish = Finish::kSwigluQuant;
-  return p;
+  Draft draft;
+  draft.counts = counts, draft.k = kK, draft.n = kN;
+  return draft.Make();
 }
 
 struct Outcome {
