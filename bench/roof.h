@@ -25,6 +25,6 @@ __attribute__((visibility("default"))) double qgmm_roof_multiply(const char* kin
 /// hardware thread is somebody else's has about half, while loops of nearly nothing but multiplies may not notice.
 __attribute__((visibility("default"))) double qgmm_roof_issue(int threads, double seconds);
 
-/// Clock of one busy core in GHz, from a loop that takes one cycle per turn; 1 where that loop is not known.
+/// Clock of one busy core in GHz, from multiplications that wait for one another, three cycles each; 1 where they are not known.
 __attribute__((visibility("default"))) double qgmm_roof_clock(double seconds);
 }

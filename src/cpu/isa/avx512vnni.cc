@@ -273,7 +273,7 @@ struct GemmInt4Slices {
 
 /// Short slices by GemmInt4Slices, from thirteen rows on in two parts, against all rows with what they are folded to in
 /// memory: two Zen 5 cores, 5 to 16 rows, of 32 1.04 to 1.16 x, of 64 1.03 to 1.05 x, of 128 1.00 to 1.05 x; up to four rows
-/// 0.93 to 1.01, which do without. Where shifts share ports with products two parts of long slices cost more than they spare.
+/// 0.93 to 1.01, which do without. Two parts shift every line twice: long slices would gain nothing for it (128, 16 rows: 1.00).
 template <int kRows>
 struct GemmInt4 {
   static void Run(const GemmArgs& a) {
