@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // grouped_matmul (the down projection) from torch.
 #include <new>
+#include <utility>
 
 #include "call.h"
 #include "kernels.h"
@@ -15,18 +16,14 @@ struct Call {
   std::vector<int64_t> y_sizes;
   ScalarType y_type = ScalarType::BFloat16;
 
-  Call(const Tensor& x, const Tensors& weights, const MaybeTensors& weight_scales, const Tensor& group_list,
-       const MaybeTensor& x_scale, const MaybeTensor& bias, const MaybeTensors& weight_assist_matrix,
-       int64_t dequant_mode, int64_t group_list_type, int64_t act_type, MaybeType out_dtype, const MaybeInts& packed,
-       int64_t spelling)
-      : weight(weights), weight_scale(weight_scales), assist(weight_assist_matrix) {
+  Call(const Tensor& x, WeightArgument weights, Views weight_scales, const Tensor& group_list,
+       const MaybeTensor& x_scale, const MaybeTensor& bias, Views weight_assist_matrix, int64_t dequant_mode,
+       int64_t group_list_type, int64_t act_type, MaybeType out_dtype, int64_t spelling)
+      : weight(std::move(weights.plain)), weight_scale(std::move(weight_scales)), assist(std::move(weight_assist_matrix)) {
     args.spelling = SpellingOf(spelling);
     args.x = ViewOf(x);
-    if (packed && weights.size() == 1) {
-      args.packed = PackedOf(CalledName("grouped_matmul", args.spelling), weights[0], *packed);
-    } else {
-      args.weight = weight.list();
-    }
+    args.packed = weights.packed;
+    args.weight = weight.list();
     args.weight_scale = weight_scale.list();
     args.group_list = ViewOf(group_list);
     args.x_scale = ViewOf(x_scale);
@@ -43,6 +40,14 @@ struct Call {
   Call(const Call&) = delete;  // args point into it
   Call& operator=(const Call&) = delete;
 
+  Call(const Tensor& x, const Tensors& weights, const MaybeTensors& weight_scales, const Tensor& group_list,
+       const MaybeTensor& x_scale, const MaybeTensor& bias, const MaybeTensors& weight_assist_matrix,
+       int64_t dequant_mode, int64_t group_list_type, int64_t act_type, MaybeType out_dtype, const MaybeInts& packed,
+       int64_t spelling)
+      : Call(x, WeightOf("grouped_matmul", spelling, weights, packed), Views(weight_scales),
+             group_list, x_scale, bias, Views(weight_assist_matrix), dequant_mode, group_list_type, act_type, out_dtype,
+             spelling) {}
+
   // The scales know n also where the weights hold eight int4 per element; int32 output comes without scales.
   int64_t ClaimedWidth() const {
     int64_t n = args.packed.given() ? args.packed.n : weight_scale.LastSize();
@@ -55,6 +60,17 @@ struct Call {
   }
 };
 
+Tensor Run(const Tensor& x, Call& call) {
+  std::optional<Tensor> y = TryEmpty(x, call.y_sizes, call.y_type);
+  if (!y) {
+    Explain(call.args, ThisThread());  // a wrong argument is the better answer than too little memory
+    throw std::bad_alloc();
+  }
+  call.args.y = ViewOf(*y);
+  qgmm::GroupedMatmul(call.args, ThisThread());
+  return std::move(*y);
+}
+
 }  // namespace
 
 Tensor GroupedMatmul(const Tensor& x, const Tensors& weight, const MaybeTensors& weight_scale,
@@ -63,14 +79,16 @@ Tensor GroupedMatmul(const Tensor& x, const Tensors& weight, const MaybeTensors&
                      int64_t act_type, MaybeType out_dtype, const MaybeInts& packed, int64_t spelling) {
   Call call(x, weight, weight_scale, group_list, x_scale, bias, weight_assist_matrix, dequant_mode, group_list_type,
             act_type, out_dtype, packed, spelling);
-  std::optional<Tensor> y = TryEmpty(x, call.y_sizes, call.y_type);
-  if (!y) {
-    Explain(call.args, ThisThread());  // a wrong argument is the better answer than too little memory
-    throw std::bad_alloc();
-  }
-  call.args.y = ViewOf(*y);
-  qgmm::GroupedMatmul(call.args, ThisThread());
-  return *y;
+  return Run(x, call);
+}
+
+Tensor PackedGroupedMatmul(const Tensor& x, const Tensor& data, const Tensor& group_list,
+                           const MaybeTensor& weight_scale, const MaybeTensor& x_scale, int64_t group_list_type,
+                           int64_t dequant_mode, int64_t act_type, const MaybeTensor& bias,
+                           const MaybeTensor& weight_assist_matrix, MaybeType out_dtype) {
+  Call call(x, WeightArgument{PackedIn(data), {}}, Views(weight_scale), group_list, x_scale, bias, Views(weight_assist_matrix),
+            dequant_mode, group_list_type, act_type, out_dtype, 0);
+  return Run(x, call);
 }
 
 std::string ExplainGroupedMatmul(const Tensor& x, const Tensors& weight, const MaybeTensors& weight_scale,

@@ -29,6 +29,12 @@ std::string ExplainGroupedMatmulSwigluQuant(
     const MaybeTensor& bias, int64_t dequant_mode, MaybeType quant_dtype, int64_t group_list_type,
     double swiglu_limit, const MaybeInts& tuning_config, const MaybeInts& packed, int64_t spelling);
 
+std::tuple<Tensor, Tensor> PackedSwigluQuant(const Tensor& x, const Tensor& data, const Tensor& weight_scale,
+                                             const Tensor& x_scale, const Tensor& group_list, int64_t spelling,
+                                             int64_t group_list_type, int64_t dequant_mode,
+                                             const MaybeTensor& smooth_scale, const MaybeTensor& weight_assist_matrix,
+                                             const MaybeTensor& bias, double swiglu_limit);
+
 Tensor WeightQuantGroupedMatmul(const Tensor& x, const Tensor& weight, const Tensor& scale, const MaybeTensor& offset,
                                 const MaybeTensor& bias, const MaybeTensor& group_list, int64_t group_list_type,
                                 int64_t act_type, int64_t precision, const MaybeInts& packed, int64_t spelling);
@@ -36,6 +42,9 @@ std::string ExplainWeightQuantGroupedMatmul(const Tensor& x, const Tensor& weigh
                                             const MaybeTensor& offset, const MaybeTensor& bias,
                                             const MaybeTensor& group_list, int64_t group_list_type, int64_t act_type,
                                             int64_t precision, const MaybeInts& packed, int64_t spelling);
+Tensor PackedWeightQuant(const Tensor& x, const Tensor& data, const Tensor& scale, const MaybeTensor& group_list,
+                         int64_t spelling, int64_t group_list_type, int64_t act_type, int64_t precision,
+                         const MaybeTensor& offset, const MaybeTensor& bias);
 
 Tensor GroupedMatmul(const Tensor& x, const Tensors& weight, const MaybeTensors& weight_scale,
                      const Tensor& group_list, const MaybeTensor& x_scale, const MaybeTensor& bias,
@@ -46,6 +55,10 @@ std::string ExplainGroupedMatmul(const Tensor& x, const Tensors& weight, const M
                                  const MaybeTensors& weight_assist_matrix, int64_t dequant_mode,
                                  int64_t group_list_type, int64_t act_type, MaybeType out_dtype,
                                  const MaybeInts& packed, int64_t spelling);
+Tensor PackedGroupedMatmul(const Tensor& x, const Tensor& data, const Tensor& group_list,
+                           const MaybeTensor& weight_scale, const MaybeTensor& x_scale, int64_t group_list_type,
+                           int64_t dequant_mode, int64_t act_type, const MaybeTensor& bias,
+                           const MaybeTensor& weight_assist_matrix, MaybeType out_dtype);
 
 std::tuple<Tensor, Tensor> DynamicQuant(const Tensor& x, const MaybeTensor& smooth_scales,
                                         const MaybeTensor& group_index, int64_t dst_type);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Packed weights and FRACTAL_NZ bytes from torch.
+#include <algorithm>
 #include <stdexcept>
 
 #include "call.h"
@@ -7,15 +8,6 @@
 
 namespace qgmm::door {
 namespace {
-
-PackedWeight Header(const Tensor& data) {
-  const TensorView view = ViewOf(data);
-  if (view.device.type != DeviceType::kCpu || view.dtype != DType::kUInt8 || view.rank != 1 ||
-      (view.sizes[0] > 1 && view.strides[0] != 1)) {
-    throw std::invalid_argument("[PackedWeight] data must be one contiguous row of uint8 on the CPU");
-  }
-  return FromBytes(static_cast<const uint8_t*>(view.data), view.sizes[0]);
-}
 
 // -1: as the machine's kernels want it; 0, 1: no, yes.
 Certification CertificationOf(int64_t certify) {
@@ -53,7 +45,7 @@ std::vector<int64_t> StorageSizes(const FractalNzArgs& args, bool one_expert) {
 }  // namespace
 
 Tensor CertifyWeight(const Tensor& data, int64_t certify) {
-  const PackedWeight weight = Header(data);
+  const PackedWeight weight = PackedIn(data);
   const Certification certification = CertificationOf(certify);
   Tensor out = Empty(data, {CertifiedBytes(weight, certification)}, ScalarType::Byte);
   Certify(weight, static_cast<uint8_t*>(out.mutable_data_ptr()), ThisThread(), certification);
@@ -73,19 +65,15 @@ Tensor PackWeight(const Tensors& weight, bool swiglu, int64_t certify) {
 }
 
 Tensor PackedHeader(const Tensor& data) {
-  const PackedWeight weight = Header(data);
-  Tensor header = Empty(data, {4}, ScalarType::Long);
-  auto* out = static_cast<int64_t*>(header.mutable_data_ptr());
-  out[0] = static_cast<int64_t>(weight.layout);
-  out[1] = weight.e;
-  out[2] = weight.k;
-  out[3] = weight.n;
+  const std::vector<int64_t> integers = IntegersOf(data);
+  Tensor header = Empty(data, {static_cast<int64_t>(integers.size())}, ScalarType::Long);
+  std::copy(integers.begin(), integers.end(), static_cast<int64_t*>(header.mutable_data_ptr()));
   return header;
 }
 
 Tensor UnpackWeight(const Tensor& data, const std::vector<int64_t>& packed) {
-  const PackedWeight weight = Header(data);
-  if (packed != std::vector<int64_t>{static_cast<int64_t>(weight.layout), weight.e, weight.k, weight.n}) {
+  const PackedWeight weight = PackedIn(data);
+  if (packed != IntegersOf(data)) {
     throw std::invalid_argument("[PackedWeight] the integers must be those of the header in data");
   }
   const bool int4 = weight.dtype() == DType::kInt4;

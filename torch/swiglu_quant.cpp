@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // grouped_matmul_swiglu_quant from torch.
 #include <new>
+#include <utility>
 
 #include "call.h"
 #include "kernels.h"
@@ -15,18 +16,15 @@ struct Call {
   std::vector<int64_t> y_sizes, scale_sizes;
   ScalarType y_type = ScalarType::Char;
 
-  Call(const Tensor& x, const Tensors& weights, const Tensors& weight_scales, const Tensor& x_scale,
-       const Tensor& group_list, const MaybeTensor& smooth_scale, const MaybeTensors& weight_assist_matrix,
-       const MaybeTensor& bias, int64_t dequant_mode, MaybeType quant_dtype, int64_t group_list_type,
-       double swiglu_limit, const MaybeInts& tuning_config, const MaybeInts& packed, int64_t spelling)
-      : weight(weights), weight_scale(weight_scales), assist(weight_assist_matrix) {
+  Call(const Tensor& x, WeightArgument weights, Views weight_scales, const Tensor& x_scale,
+       const Tensor& group_list, const MaybeTensor& smooth_scale, Views weight_assist_matrix, const MaybeTensor& bias,
+       int64_t dequant_mode, MaybeType quant_dtype, int64_t group_list_type, double swiglu_limit,
+       const MaybeInts& tuning_config, int64_t spelling)
+      : weight(std::move(weights.plain)), weight_scale(std::move(weight_scales)), assist(std::move(weight_assist_matrix)) {
     args.spelling = SpellingOf(spelling);
     args.x = ViewOf(x);
-    if (packed && weights.size() == 1) {
-      args.packed = PackedOf(CalledName("grouped_matmul_swiglu_quant", args.spelling), weights[0], *packed);
-    } else {
-      args.weight = weight.list();
-    }
+    args.packed = weights.packed;
+    args.weight = weight.list();
     args.weight_scale = weight_scale.list();
     args.x_scale = ViewOf(x_scale);
     args.group_list = ViewOf(group_list);
@@ -51,7 +49,28 @@ struct Call {
   }
   Call(const Call&) = delete;  // args point into it
   Call& operator=(const Call&) = delete;
+
+  Call(const Tensor& x, const Tensors& weights, const Tensors& weight_scales, const Tensor& x_scale,
+       const Tensor& group_list, const MaybeTensor& smooth_scale, const MaybeTensors& weight_assist_matrix,
+       const MaybeTensor& bias, int64_t dequant_mode, MaybeType quant_dtype, int64_t group_list_type,
+       double swiglu_limit, const MaybeInts& tuning_config, const MaybeInts& packed, int64_t spelling)
+      : Call(x, WeightOf("grouped_matmul_swiglu_quant", spelling, weights, packed),
+             Views(weight_scales), x_scale, group_list, smooth_scale, Views(weight_assist_matrix), bias, dequant_mode,
+             quant_dtype, group_list_type, swiglu_limit, tuning_config, spelling) {}
 };
+
+std::tuple<Tensor, Tensor> Run(const Tensor& x, Call& call) {
+  std::optional<Tensor> y = TryEmpty(x, call.y_sizes, call.y_type);
+  std::optional<Tensor> y_scale = TryEmpty(x, call.scale_sizes, ScalarType::Float);
+  if (!y || !y_scale) {
+    Explain(call.args, ThisThread());  // a wrong argument is the better answer than too little memory
+    throw std::bad_alloc();
+  }
+  call.args.y = ViewOf(*y);
+  call.args.y_scale = ViewOf(*y_scale);
+  qgmm::GroupedMatmulSwigluQuant(call.args, ThisThread());
+  return {std::move(*y), std::move(*y_scale)};
+}
 
 }  // namespace
 
@@ -62,16 +81,17 @@ std::tuple<Tensor, Tensor> GroupedMatmulSwigluQuant(
     double swiglu_limit, const MaybeInts& tuning_config, const MaybeInts& packed, int64_t spelling) {
   Call call(x, weight, weight_scale, x_scale, group_list, smooth_scale, weight_assist_matrix, bias, dequant_mode,
             quant_dtype, group_list_type, swiglu_limit, tuning_config, packed, spelling);
-  std::optional<Tensor> y = TryEmpty(x, call.y_sizes, call.y_type);
-  std::optional<Tensor> y_scale = TryEmpty(x, call.scale_sizes, ScalarType::Float);
-  if (!y || !y_scale) {
-    Explain(call.args, ThisThread());  // a wrong argument is the better answer than too little memory
-    throw std::bad_alloc();
-  }
-  call.args.y = ViewOf(*y);
-  call.args.y_scale = ViewOf(*y_scale);
-  qgmm::GroupedMatmulSwigluQuant(call.args, ThisThread());
-  return {*y, *y_scale};
+  return Run(x, call);
+}
+
+std::tuple<Tensor, Tensor> PackedSwigluQuant(const Tensor& x, const Tensor& data, const Tensor& weight_scale,
+                                             const Tensor& x_scale, const Tensor& group_list, int64_t spelling,
+                                             int64_t group_list_type, int64_t dequant_mode,
+                                             const MaybeTensor& smooth_scale, const MaybeTensor& weight_assist_matrix,
+                                             const MaybeTensor& bias, double swiglu_limit) {
+  Call call(x, WeightArgument{PackedIn(data), {}}, Views(weight_scale), x_scale, group_list, smooth_scale,
+            Views(weight_assist_matrix), bias, dequant_mode, {}, group_list_type, swiglu_limit, {}, spelling);
+  return Run(x, call);
 }
 
 std::string ExplainGroupedMatmulSwigluQuant(

@@ -98,8 +98,8 @@ TensorView ViewOf(const Tensor& tensor) {
 TensorView ViewOf(const std::optional<Tensor>& tensor) { return tensor ? ViewOf(*tensor) : TensorView(); }
 
 int64_t Views::LastSize() const {
-  if (views_.empty()) return 0;
-  const TensorView& first = views_.front();
+  if (size_ == 0) return 0;
+  const TensorView& first = *list().data;
   return first.rank >= 1 && first.rank <= 3 ? first.sizes[first.rank - 1] : 0;
 }
 
@@ -120,6 +120,20 @@ PackedWeight PackedOf(const char* operation, const Tensor& data, const std::vect
   weight.n = integers[3];
   weight.device = view.device;
   return weight;
+}
+
+PackedWeight PackedIn(const Tensor& data) {
+  const TensorView view = ViewOf(data);
+  if (view.device.type != DeviceType::kCpu || view.dtype != DType::kUInt8 || view.rank != 1 ||
+      (view.sizes[0] > 1 && view.strides[0] != 1)) {
+    throw std::invalid_argument("[PackedWeight] data must be one contiguous row of uint8 on the CPU");
+  }
+  return FromBytes(static_cast<const uint8_t*>(view.data), view.sizes[0]);
+}
+
+std::vector<int64_t> IntegersOf(const Tensor& data) {
+  const PackedWeight weight = PackedIn(data);
+  return {static_cast<int64_t>(weight.layout), weight.e, weight.k, weight.n};
 }
 
 int64_t SizeIf(const TensorView& view, int rank, int axis) { return view.rank == rank ? view.sizes[axis] : 0; }

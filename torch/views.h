@@ -28,30 +28,44 @@ DType DTypeOfNumber(int64_t number);
 TensorView ViewOf(const Tensor& tensor);
 TensorView ViewOf(const std::optional<Tensor>& tensor);
 
-/// A list of tensors as the core wants it. Owns the views, borrows the tensors.
+/// A list of tensors as the core wants it. Owns the views, borrows the tensors. One tensor costs no memory of its own.
 class Views {
  public:
-  explicit Views(const std::vector<Tensor>& tensors) : given_(true) { Add(tensors); }
-  explicit Views(const std::optional<std::vector<Tensor>>& tensors) : given_(tensors.has_value()) {
-    if (tensors) Add(*tensors);
+  Views() = default;
+  explicit Views(const Tensor& only) : given_(true), size_(1), one_(ViewOf(only)) {}
+  explicit Views(const std::optional<Tensor>& only) {
+    if (only) *this = Views(*only);
   }
-  TensorList list() const {
-    return given_ ? TensorList(views_.data(), static_cast<int64_t>(views_.size())) : TensorList();
+  explicit Views(const std::vector<Tensor>& tensors) : given_(true), size_(static_cast<int64_t>(tensors.size())) {
+    if (size_ == 1) one_ = ViewOf(tensors[0]);
+    if (size_ > 1) {
+      for (const Tensor& tensor : tensors) many_.push_back(ViewOf(tensor));
+    }
   }
+  explicit Views(const std::optional<std::vector<Tensor>>& tensors) {
+    if (tensors) *this = Views(*tensors);
+  }
+  /// Points into this object.
+  TensorList list() const { return given_ ? TensorList(size_ == 1 ? &one_ : many_.data(), size_) : TensorList(); }
   /// The last size of the first tensor; 0 where there is none.
   int64_t LastSize() const;
 
  private:
-  void Add(const std::vector<Tensor>& tensors) {
-    for (const Tensor& tensor : tensors) views_.push_back(ViewOf(tensor));
-  }
-  std::vector<TensorView> views_;
-  bool given_;
+  bool given_ = false;
+  int64_t size_ = 0;
+  TensorView one_;
+  std::vector<TensorView> many_;
 };
 
 /// The bytes of a packed weight with the integers [layout, e, k, n] that travel beside them. `operation` names the
 /// call in the sentence that refuses other tensors than one row of bytes.
 PackedWeight PackedOf(const char* operation, const Tensor& data, const std::vector<int64_t>& integers);
+
+/// The packed weight that `data` holds, by its header alone. Throws where it is no contiguous row of uint8 on the CPU, or was
+/// not written by pack_weight.
+PackedWeight PackedIn(const Tensor& data);
+/// [layout, e, k, n] of its header.
+std::vector<int64_t> IntegersOf(const Tensor& data);
 
 /// Size `axis` of a tensor of exactly `rank` dimensions, else 0: claims are made only of arguments that can be right,
 /// and check reports the others before it looks at outputs.

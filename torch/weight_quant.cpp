@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // weight_quant_grouped_matmul from torch.
 #include <new>
+#include <utility>
 
 #include "call.h"
 #include "kernels.h"
@@ -10,22 +11,19 @@ namespace {
 
 // The core's arguments and what they borrow from.
 struct Call {
-  TensorView weight;
+  Views weight;
   WeightQuantArgs args;
   std::vector<int64_t> y_sizes;
   ScalarType y_type = ScalarType::Half;
 
-  Call(const Tensor& x, const Tensor& weight_tensor, const Tensor& scale, const MaybeTensor& offset,
+  Call(const Tensor& x, WeightArgument weights, const Tensor& scale, const MaybeTensor& offset,
        const MaybeTensor& bias, const MaybeTensor& group_list, int64_t group_list_type, int64_t act_type,
-       int64_t precision, const MaybeInts& packed, int64_t spelling)
-      : weight(ViewOf(weight_tensor)) {
+       int64_t precision, int64_t spelling)
+      : weight(std::move(weights.plain)) {
     args.spelling = SpellingOf(spelling);
     args.x = ViewOf(x);
-    if (packed) {
-      args.packed = PackedOf(CalledName("weight_quant_grouped_matmul", args.spelling), weight_tensor, *packed);
-    } else {
-      args.weight = TensorList(&weight, 1);
-    }
+    args.packed = weights.packed;
+    args.weight = weight.list();
     args.scale = ViewOf(scale);
     args.offset = ViewOf(offset);
     args.bias = ViewOf(bias);
@@ -40,14 +38,15 @@ struct Call {
   }
   Call(const Call&) = delete;  // args point into it
   Call& operator=(const Call&) = delete;
+
+  Call(const Tensor& x, const Tensor& weight_tensor, const Tensor& scale, const MaybeTensor& offset,
+       const MaybeTensor& bias, const MaybeTensor& group_list, int64_t group_list_type, int64_t act_type,
+       int64_t precision, const MaybeInts& packed, int64_t spelling)
+      : Call(x, WeightOf("weight_quant_grouped_matmul", spelling, {weight_tensor}, packed), scale, offset, bias, group_list, group_list_type, act_type,
+             precision, spelling) {}
 };
 
-}  // namespace
-
-Tensor WeightQuantGroupedMatmul(const Tensor& x, const Tensor& weight, const Tensor& scale, const MaybeTensor& offset,
-                                const MaybeTensor& bias, const MaybeTensor& group_list, int64_t group_list_type,
-                                int64_t act_type, int64_t precision, const MaybeInts& packed, int64_t spelling) {
-  Call call(x, weight, scale, offset, bias, group_list, group_list_type, act_type, precision, packed, spelling);
+Tensor Run(const Tensor& x, Call& call) {
   std::optional<Tensor> y = TryEmpty(x, call.y_sizes, call.y_type);
   if (!y) {
     Explain(call.args, ThisThread());  // a wrong argument is the better answer than too little memory
@@ -55,7 +54,23 @@ Tensor WeightQuantGroupedMatmul(const Tensor& x, const Tensor& weight, const Ten
   }
   call.args.y = ViewOf(*y);
   qgmm::WeightQuantGroupedMatmul(call.args, ThisThread());
-  return *y;
+  return std::move(*y);
+}
+
+}  // namespace
+
+Tensor WeightQuantGroupedMatmul(const Tensor& x, const Tensor& weight, const Tensor& scale, const MaybeTensor& offset,
+                                const MaybeTensor& bias, const MaybeTensor& group_list, int64_t group_list_type,
+                                int64_t act_type, int64_t precision, const MaybeInts& packed, int64_t spelling) {
+  Call call(x, weight, scale, offset, bias, group_list, group_list_type, act_type, precision, packed, spelling);
+  return Run(x, call);
+}
+
+Tensor PackedWeightQuant(const Tensor& x, const Tensor& data, const Tensor& scale, const MaybeTensor& group_list,
+                         int64_t spelling, int64_t group_list_type, int64_t act_type, int64_t precision,
+                         const MaybeTensor& offset, const MaybeTensor& bias) {
+  Call call(x, WeightArgument{PackedIn(data), {}}, scale, offset, bias, group_list, group_list_type, act_type, precision, spelling);
+  return Run(x, call);
 }
 
 std::string ExplainWeightQuantGroupedMatmul(const Tensor& x, const Tensor& weight, const Tensor& scale,

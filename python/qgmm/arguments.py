@@ -208,10 +208,16 @@ def dst_type(name: str, value) -> int:
     return number
 
 
-_PRECISIONS = ("default", "strict", "fast")
+_PRECISIONS = {"default": 0, "strict": 1, "fast": 2}
+
+
+def precision_number(value) -> int | None:
+    """The schema's number of a precision; None for anything else."""
+    return _PRECISIONS.get(value) if isinstance(value, str) else None
 
 
 def precision(name: str, value) -> int:
-    if not isinstance(value, str) or value not in _PRECISIONS:
+    number = precision_number(value)
+    if number is None:
         refuse(name, f'precision must be "default", "strict" or "fast"; got {spell(value)}')
-    return _PRECISIONS.index(value)
+    return number

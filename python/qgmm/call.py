@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 # torch's own names for what its autograd function does; where a version lacks them, calls take the long way.
-_any_requires_grad = getattr(torch._C, "_any_requires_grad", None)
+any_requires_grad = getattr(torch._C, "_any_requires_grad", None)
 _below_autograd = getattr(torch._C, "_AutoDispatchBelowAutograd", None)
 
 _DEFAULT_DTYPES = {"quant_dtype": torch.int8, "out_dtype": torch.bfloat16}
@@ -21,13 +21,13 @@ _DEFAULT_DTYPES = {"quant_dtype": torch.int8, "out_dtype": torch.bfloat16}
 
 def call(operation: torch._ops.OpOverload, tensors: tuple, options: dict[str, Any]):
     """``operation(*tensors, **options)``, where an option of None or 0, or a tensor of None at the end, is the default."""
-    if torch.compiler.is_compiling() or _below_autograd is None or _any_requires_grad is None:
+    if torch.compiler.is_compiling() or _below_autograd is None or any_requires_grad is None:
         return operation(*tensors, **options)
     count = len(tensors)
     while tensors[count - 1] is None:
         count -= 1
     tensors = tensors[:count]
-    if torch.is_grad_enabled() and _any_requires_grad(*tensors):
+    if torch.is_grad_enabled() and any_requires_grad(*tensors):
         return operation(*tensors, **options)
     given = {
         name: value

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import torch
 
-from . import arguments
+from . import arguments, packed_call
 from .call import call
-from .library import ops
+from .library import NATIVE, ops
 from .packed import PackedWeight
 
 TensorOrList = torch.Tensor | Sequence[torch.Tensor]
@@ -84,6 +84,23 @@ def grouped_matmul_swiglu_quant(
         >>> y.shape, y.dtype, y_scale.shape
         (torch.Size([5, 6]), torch.int8, torch.Size([5]))
     """
+    if quant_dtype is None and tuning_config is None:
+        results = packed_call.swiglu_quant(
+            x,
+            weight,
+            weight_scale,
+            x_scale,
+            group_list,
+            smooth_scale,
+            weight_assist_matrix,
+            bias,
+            dequant_mode,
+            group_list_type,
+            swiglu_limit,
+            NATIVE,
+        )
+        if results is not None:
+            return results
     name = "grouped_matmul_swiglu_quant"
     tensors, packed = swiglu_quant_tensors(
         name, x, weight, weight_scale, x_scale, group_list, smooth_scale, weight_assist_matrix, bias
@@ -166,6 +183,12 @@ def weight_quant_grouped_matmul(
         >>> y.shape, y.dtype
         (torch.Size([3, 5]), torch.bfloat16)
     """
+    number = arguments.precision_number(precision)
+    y = packed_call.weight_quant(
+        x, weight, scale, offset, bias, group_list, group_list_type, act_type, number, NATIVE
+    )
+    if y is not None:
+        return y
     name = "weight_quant_grouped_matmul"
     tensors, packed = weight_quant_tensors(name, x, weight, scale, offset, bias, group_list)
     options = {
@@ -236,6 +259,21 @@ def grouped_matmul(
         >>> qgmm.grouped_matmul(x, weight, torch.full((2, 4), 0.5), [1, 2], x_scale=torch.ones(3))[:, 0]
         tensor([4., 4., 0.], dtype=torch.bfloat16)
     """
+    y = packed_call.grouped_matmul(
+        x,
+        weight,
+        weight_scale,
+        group_list,
+        x_scale,
+        bias,
+        weight_assist_matrix,
+        dequant_mode,
+        group_list_type,
+        act_type,
+        out_dtype,
+    )
+    if y is not None:
+        return y
     name = "grouped_matmul"
     x = arguments.tensor(name, "x", x)
     if arguments.is_only_expert(weight):

@@ -8,15 +8,20 @@ functions refuse. Here is refused only what the operators have no place for: for
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import torch
 
-from . import arguments, library
+from . import arguments, library, packed_call
 from .call import call
 from .library import ops
 from .ops import GroupList, TensorOrList, Weights, swiglu_quant_tensors, weight_quant_tensors
 from .packed import PackedWeight
+
+
+# dequant_dtype, quant_mode, quant_dtype, tuning_config and the four types of npu_grouped_matmul_swiglu_quant_v2, left out.
+_LEFT_OUT = (0, 0, 0, None, None, None, None, None)
 
 
 def _came(value) -> str:
@@ -92,6 +97,25 @@ def npu_grouped_matmul_swiglu_quant_v2(
         >>> output.tolist()
         [[127, 127], [127, 127], [127, 127]]
     """
+    rest = (dequant_dtype, quant_mode, quant_dtype, tuning_config)
+    rest += (x_dtype, weight_dtype, weight_scale_dtype, x_scale_dtype)
+    if all(map(operator.is_, rest, _LEFT_OUT)):  # `is`: a tensor among them would compare by elements
+        results = packed_call.swiglu_quant(
+            x,
+            weight,
+            weight_scale,
+            x_scale,
+            group_list,
+            smooth_scale,
+            weight_assist_matrix,
+            bias,
+            dequant_mode,
+            group_list_type,
+            0.0,
+            library.VENDOR_SWIGLU_QUANT_V2,
+        )
+        if results is not None:
+            return results
     name = "npu_grouped_matmul_swiglu_quant_v2"
     tensors, packed = swiglu_quant_tensors(
         name, x, weight, weight_scale, x_scale, group_list, smooth_scale, weight_assist_matrix, bias
@@ -154,6 +178,13 @@ def npu_grouped_matmul_swiglu_quant(
         >>> output.shape, output_offset.item()
         (torch.Size([3, 2]), 0.0)
     """
+    if offset is None:
+        spelling = library.VENDOR_SWIGLU_QUANT_V1
+        results = packed_call.swiglu_quant(
+            x, weight, weight_scale, x_scale, group_list, None, None, bias, 0, 0, 0.0, spelling
+        )
+        if results is not None:
+            return *results, results[1].new_zeros(())
     name = "npu_grouped_matmul_swiglu_quant"
     tensors, packed = swiglu_quant_tensors(name, x, weight, weight_scale, x_scale, group_list, None, None, bias)
     _only(name, "offset", offset, (None,), "None")
@@ -165,6 +196,11 @@ def npu_grouped_matmul_swiglu_quant(
 def _weight_quant(
     spelling, x, weight, antiquant_scale, antiquant_offset, bias, group_list, group_list_type, act_type
 ):
+    y = packed_call.weight_quant(
+        x, weight, antiquant_scale, antiquant_offset, bias, group_list, group_list_type, act_type, 0, spelling
+    )
+    if y is not None:
+        return y
     name = library.called_name("weight_quant_grouped_matmul", spelling)
     tensors, packed = weight_quant_tensors(
         name,
