@@ -68,12 +68,6 @@ const char* CalledName(const char* native, Spelling spelling) {
   return native;
 }
 
-WeightArgument WeightOf(const char* operation, int64_t spelling, const std::vector<Tensor>& weights,
-                        const std::optional<std::vector<int64_t>>& packed) {
-  if (!packed || weights.size() != 1) return {{}, Views(weights)};
-  return {PackedOf(CalledName(operation, SpellingOf(spelling)), weights[0], *packed), {}};
-}
-
 void Warn(const char* text) {
   const WarningCallback callback = warning_callback.load(std::memory_order_acquire);
   if (callback && callback(text) != 0) throw std::runtime_error(text);

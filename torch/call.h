@@ -3,7 +3,6 @@
 #pragma once
 
 #include "qgmm/ops.h"
-#include "views.h"
 
 namespace qgmm::door {
 
@@ -18,14 +17,6 @@ Spelling SpellingOf(int64_t number);
 
 /// The name that `spelling` gives an operation in its sentences.
 const char* CalledName(const char* native, Spelling spelling);
-
-/// What a schema's list of weights is: the bytes of a packed weight, or plain. `operation` is called by `spelling`.
-struct WeightArgument {
-  PackedWeight packed;
-  Views plain;
-};
-WeightArgument WeightOf(const char* operation, int64_t spelling, const std::vector<Tensor>& weights,
-                        const std::optional<std::vector<int64_t>>& packed);
 
 /// Hands `text` to the Python callback; a warning that was turned into an error becomes std::runtime_error.
 void Warn(const char* text);

@@ -66,7 +66,7 @@ Tensor Run(const Tensor& x, Call& call) {
     Explain(call.args, ThisThread());  // a wrong argument is the better answer than too little memory
     throw std::bad_alloc();
   }
-  call.args.y = ViewOf(*y);
+  call.args.y.data = y->mutable_data_ptr();
   qgmm::GroupedMatmul(call.args, ThisThread());
   return std::move(*y);
 }

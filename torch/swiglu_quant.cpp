@@ -66,8 +66,8 @@ std::tuple<Tensor, Tensor> Run(const Tensor& x, Call& call) {
     Explain(call.args, ThisThread());  // a wrong argument is the better answer than too little memory
     throw std::bad_alloc();
   }
-  call.args.y = ViewOf(*y);
-  call.args.y_scale = ViewOf(*y_scale);
+  call.args.y.data = y->mutable_data_ptr();
+  call.args.y_scale.data = y_scale->mutable_data_ptr();
   qgmm::GroupedMatmulSwigluQuant(call.args, ThisThread());
   return {std::move(*y), std::move(*y_scale)};
 }

@@ -11,6 +11,8 @@
 #include <string>
 #include <utility>
 
+#include "call.h"
+
 namespace qgmm::door {
 namespace {
 
@@ -120,6 +122,12 @@ PackedWeight PackedOf(const char* operation, const Tensor& data, const std::vect
   weight.n = integers[3];
   weight.device = view.device;
   return weight;
+}
+
+WeightArgument WeightOf(const char* operation, int64_t spelling, const std::vector<Tensor>& weights,
+                        const std::optional<std::vector<int64_t>>& packed) {
+  if (!packed || weights.size() != 1) return {{}, Views(weights)};
+  return {PackedOf(CalledName(operation, SpellingOf(spelling)), weights[0], *packed), {}};
 }
 
 PackedWeight PackedIn(const Tensor& data) {

@@ -61,6 +61,14 @@ class Views {
 /// call in the sentence that refuses other tensors than one row of bytes.
 PackedWeight PackedOf(const char* operation, const Tensor& data, const std::vector<int64_t>& integers);
 
+/// What a schema's list of weights is: the bytes of a packed weight, or plain. `operation` is called by `spelling`.
+struct WeightArgument {
+  PackedWeight packed;
+  Views plain;
+};
+WeightArgument WeightOf(const char* operation, int64_t spelling, const std::vector<Tensor>& weights,
+                        const std::optional<std::vector<int64_t>>& packed);
+
 /// The packed weight that `data` holds, by its header alone. Throws where it is no contiguous row of uint8 on the CPU, or was
 /// not written by pack_weight.
 PackedWeight PackedIn(const Tensor& data);
@@ -78,7 +86,7 @@ std::optional<Tensor> TryEmpty(const Tensor& any, const std::vector<int64_t>& si
 /// TryEmpty, or std::bad_alloc (MemoryError in Python).
 Tensor Empty(const Tensor& any, const std::vector<int64_t>& sizes, ScalarType type);
 
-/// The view an output of these sizes would have; its data is not to be touched.
+/// The view an output of these sizes would have; its data is not to be touched. TryEmpty gives it data of its own.
 TensorView ClaimedView(const std::vector<int64_t>& sizes, ScalarType type);
 
 }  // namespace qgmm::door

@@ -42,8 +42,8 @@ struct Call {
   Call(const Tensor& x, const Tensor& weight_tensor, const Tensor& scale, const MaybeTensor& offset,
        const MaybeTensor& bias, const MaybeTensor& group_list, int64_t group_list_type, int64_t act_type,
        int64_t precision, const MaybeInts& packed, int64_t spelling)
-      : Call(x, WeightOf("weight_quant_grouped_matmul", spelling, {weight_tensor}, packed), scale, offset, bias, group_list, group_list_type, act_type,
-             precision, spelling) {}
+      : Call(x, WeightOf("weight_quant_grouped_matmul", spelling, {weight_tensor}, packed), scale, offset, bias,
+             group_list, group_list_type, act_type, precision, spelling) {}
 };
 
 Tensor Run(const Tensor& x, Call& call) {
@@ -52,7 +52,7 @@ Tensor Run(const Tensor& x, Call& call) {
     Explain(call.args, ThisThread());  // a wrong argument is the better answer than too little memory
     throw std::bad_alloc();
   }
-  call.args.y = ViewOf(*y);
+  call.args.y.data = y->mutable_data_ptr();
   qgmm::WeightQuantGroupedMatmul(call.args, ThisThread());
   return std::move(*y);
 }
@@ -69,7 +69,8 @@ Tensor WeightQuantGroupedMatmul(const Tensor& x, const Tensor& weight, const Ten
 Tensor PackedWeightQuant(const Tensor& x, const Tensor& data, const Tensor& scale, const MaybeTensor& group_list,
                          int64_t spelling, int64_t group_list_type, int64_t act_type, int64_t precision,
                          const MaybeTensor& offset, const MaybeTensor& bias) {
-  Call call(x, WeightArgument{PackedIn(data), {}}, scale, offset, bias, group_list, group_list_type, act_type, precision, spelling);
+  Call call(x, WeightArgument{PackedIn(data), {}}, scale, offset, bias, group_list, group_list_type, act_type,
+            precision, spelling);
   return Run(x, call);
 }
 

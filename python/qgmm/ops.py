@@ -85,20 +85,9 @@ def grouped_matmul_swiglu_quant(
         (torch.Size([5, 6]), torch.int8, torch.Size([5]))
     """
     if quant_dtype is None and tuning_config is None:
-        results = packed_call.swiglu_quant(
-            x,
-            weight,
-            weight_scale,
-            x_scale,
-            group_list,
-            smooth_scale,
-            weight_assist_matrix,
-            bias,
-            dequant_mode,
-            group_list_type,
-            swiglu_limit,
-            NATIVE,
-        )
+        others, optional = (weight_scale, x_scale, group_list), (smooth_scale, weight_assist_matrix, bias)
+        numbers = (NATIVE, group_list_type, dequant_mode)
+        results = packed_call.swiglu_quant(x, weight, others, numbers, optional, swiglu_limit)
         if results is not None:
             return results
     name = "grouped_matmul_swiglu_quant"
@@ -183,10 +172,8 @@ def weight_quant_grouped_matmul(
         >>> y.shape, y.dtype
         (torch.Size([3, 5]), torch.bfloat16)
     """
-    number = arguments.precision_number(precision)
-    y = packed_call.weight_quant(
-        x, weight, scale, offset, bias, group_list, group_list_type, act_type, number, NATIVE
-    )
+    numbers = (NATIVE, group_list_type, act_type, arguments.precision_number(precision))
+    y = packed_call.weight_quant(x, weight, scale, group_list, numbers, (offset, bias))
     if y is not None:
         return y
     name = "weight_quant_grouped_matmul"
@@ -259,19 +246,9 @@ def grouped_matmul(
         >>> qgmm.grouped_matmul(x, weight, torch.full((2, 4), 0.5), [1, 2], x_scale=torch.ones(3))[:, 0]
         tensor([4., 4., 0.], dtype=torch.bfloat16)
     """
-    y = packed_call.grouped_matmul(
-        x,
-        weight,
-        weight_scale,
-        group_list,
-        x_scale,
-        bias,
-        weight_assist_matrix,
-        dequant_mode,
-        group_list_type,
-        act_type,
-        out_dtype,
-    )
+    scales, optional = (weight_scale, x_scale), (bias, weight_assist_matrix)
+    numbers = (group_list_type, dequant_mode, act_type)
+    y = packed_call.grouped_matmul(x, weight, group_list, scales, numbers, optional, out_dtype)
     if y is not None:
         return y
     name = "grouped_matmul"

@@ -8,7 +8,6 @@ functions refuse. Here is refused only what the operators have no place for: for
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 
 import torch
@@ -18,10 +17,10 @@ from .call import call
 from .library import ops
 from .ops import GroupList, TensorOrList, Weights, swiglu_quant_tensors, weight_quant_tensors
 from .packed import PackedWeight
+from .packed_call import ZERO
 
 
-# dequant_dtype, quant_mode, quant_dtype, tuning_config and the four types of npu_grouped_matmul_swiglu_quant_v2, left out.
-_LEFT_OUT = (0, 0, 0, None, None, None, None, None)
+_DTYPES = ("x_dtype", "weight_dtype", "weight_scale_dtype", "x_scale_dtype")
 
 
 def _came(value) -> str:
@@ -97,23 +96,11 @@ def npu_grouped_matmul_swiglu_quant_v2(
         >>> output.tolist()
         [[127, 127], [127, 127], [127, 127]]
     """
-    rest = (dequant_dtype, quant_mode, quant_dtype, tuning_config)
-    rest += (x_dtype, weight_dtype, weight_scale_dtype, x_scale_dtype)
-    if all(map(operator.is_, rest, _LEFT_OUT)):  # `is`: a tensor among them would compare by elements
-        results = packed_call.swiglu_quant(
-            x,
-            weight,
-            weight_scale,
-            x_scale,
-            group_list,
-            smooth_scale,
-            weight_assist_matrix,
-            bias,
-            dequant_mode,
-            group_list_type,
-            0.0,
-            library.VENDOR_SWIGLU_QUANT_V2,
-        )
+    no_types = x_dtype is weight_dtype is weight_scale_dtype is x_scale_dtype is None
+    if no_types and tuning_config is None and dequant_dtype is quant_mode is quant_dtype is ZERO:
+        others, optional = (weight_scale, x_scale, group_list), (smooth_scale, weight_assist_matrix, bias)
+        numbers = (library.VENDOR_SWIGLU_QUANT_V2, group_list_type, dequant_mode)
+        results = packed_call.swiglu_quant(x, weight, others, numbers, optional, 0.0)
         if results is not None:
             return results
     name = "npu_grouped_matmul_swiglu_quant_v2"
@@ -126,12 +113,7 @@ def npu_grouped_matmul_swiglu_quant_v2(
     dtype = arguments.quant_dtype(name, quant_dtype)
     kind = arguments.integer(name, "group_list_type", group_list_type)
     tuning = arguments.tuning_config(name, tuning_config)
-    for argument, value in (
-        ("x_dtype", x_dtype),
-        ("weight_dtype", weight_dtype),
-        ("weight_scale_dtype", weight_scale_dtype),
-        ("x_scale_dtype", x_scale_dtype),
-    ):
+    for argument, value in zip(_DTYPES, (x_dtype, weight_dtype, weight_scale_dtype, x_scale_dtype), strict=True):
         _only(name, argument, value, (None,), "None")
     options = {
         "dequant_mode": mode,
@@ -179,10 +161,9 @@ def npu_grouped_matmul_swiglu_quant(
         (torch.Size([3, 2]), 0.0)
     """
     if offset is None:
-        spelling = library.VENDOR_SWIGLU_QUANT_V1
-        results = packed_call.swiglu_quant(
-            x, weight, weight_scale, x_scale, group_list, None, None, bias, 0, 0, 0.0, spelling
-        )
+        others = (weight_scale, x_scale, group_list)
+        numbers = (library.VENDOR_SWIGLU_QUANT_V1, 0, 0)
+        results = packed_call.swiglu_quant(x, weight, others, numbers, (None, None, bias), 0.0)
         if results is not None:
             return *results, results[1].new_zeros(())
     name = "npu_grouped_matmul_swiglu_quant"
@@ -196,9 +177,8 @@ def npu_grouped_matmul_swiglu_quant(
 def _weight_quant(
     spelling, x, weight, antiquant_scale, antiquant_offset, bias, group_list, group_list_type, act_type
 ):
-    y = packed_call.weight_quant(
-        x, weight, antiquant_scale, antiquant_offset, bias, group_list, group_list_type, act_type, 0, spelling
-    )
+    numbers = (spelling, group_list_type, act_type, 0)
+    y = packed_call.weight_quant(x, weight, antiquant_scale, group_list, numbers, (antiquant_offset, bias))
     if y is not None:
         return y
     name = library.called_name("weight_quant_grouped_matmul", spelling)

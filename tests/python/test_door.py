@@ -64,12 +64,26 @@ GROUPED_MATMUL = (
     "(Tensor x, Tensor[] weight, Tensor[]? weight_scale, Tensor group_list, Tensor? x_scale=None, Tensor? bias=None, "
     "Tensor[]? weight_assist_matrix=None, *, int dequant_mode=0, int group_list_type=0, int act_type=0, "
     "ScalarType? out_dtype=None, int[]? packed=None, int spelling=0)")
+PACKED_SWIGLU_QUANT = (
+    "(Tensor x, Tensor data, Tensor weight_scale, Tensor x_scale, Tensor group_list, int spelling=0, "
+    "int group_list_type=0, int dequant_mode=0, Tensor? smooth_scale=None, Tensor? weight_assist_matrix=None, "
+    "Tensor? bias=None, float swiglu_limit=0.)")
+PACKED_WEIGHT_QUANT = (
+    "(Tensor x, Tensor data, Tensor scale, Tensor? group_list=None, int spelling=0, int group_list_type=0, "
+    "int act_type=0, int precision=0, Tensor? offset=None, Tensor? bias=None)")
+PACKED_GROUPED_MATMUL = (
+    "(Tensor x, Tensor data, Tensor group_list, Tensor? weight_scale=None, Tensor? x_scale=None, "
+    "int group_list_type=0, int dequant_mode=0, int act_type=0, Tensor? bias=None, "
+    "Tensor? weight_assist_matrix=None, ScalarType? out_dtype=None)")
 SCHEMAS = {
     "grouped_matmul_swiglu_quant": f"{SWIGLU_QUANT} -> (Tensor, Tensor)",
+    "grouped_matmul_swiglu_quant.packed": f"{PACKED_SWIGLU_QUANT} -> (Tensor, Tensor)",
     "explain_grouped_matmul_swiglu_quant": f"{SWIGLU_QUANT} -> str",
     "weight_quant_grouped_matmul": f"{WEIGHT_QUANT} -> Tensor",
+    "weight_quant_grouped_matmul.packed": f"{PACKED_WEIGHT_QUANT} -> Tensor",
     "explain_weight_quant_grouped_matmul": f"{WEIGHT_QUANT} -> str",
     "grouped_matmul": f"{GROUPED_MATMUL} -> Tensor",
+    "grouped_matmul.packed": f"{PACKED_GROUPED_MATMUL} -> Tensor",
     "explain_grouped_matmul": f"{GROUPED_MATMUL} -> str",
     "dynamic_quant": "(Tensor x, Tensor? smooth_scales=None, Tensor? group_index=None, *, int dst_type=1)"
                      " -> (Tensor, Tensor)",
@@ -175,6 +189,7 @@ def leak_calls():
     return {
         "lists": lambda: qgmm.grouped_matmul_swiglu_quant(a[0], [a[1]], [a[2]], *a[3:], tuning_config=[3]),
         "packed": lambda: qgmm.grouped_matmul_swiglu_quant(a[0], paired, *a[2:], group_list_type=0),
+        "packed, options": lambda: qgmm.grouped_matmul_swiglu_quant(a[0], paired, *a[2:], smooth_scale=torch.ones(2)),
         "optional tensors": lambda: qgmm.weight_quant_grouped_matmul(b[0], packed, b[2], **b_options),
         "refused": lambda: pytest.raises(ValueError, qgmm.grouped_matmul, *a[:3], [99]),
         "two outputs": lambda: qgmm.dynamic_quant(row),
