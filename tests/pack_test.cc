@@ -10,23 +10,12 @@
 
 #include "cpu/backend.h"
 #include "cpu/pack.h"
-#include "kernel_case.h"
+#include "pack_case.h"
 #include "packed_format.h"
 #include "views.h"
 
 namespace qgmm::cpu {
 namespace {
-
-struct Shape {
-  int64_t e, k, n;
-  DType dtype;
-  bool paired;
-};
-
-std::string Words(const Shape& s) {
-  return std::string(Name(s.dtype)) + (s.paired ? " paired" : "") + ", e " + std::to_string(s.e) + ", k " +
-         std::to_string(s.k) + ", n " + std::to_string(s.n);
-}
 
 std::vector<Shape> Shapes() {
   std::vector<Shape> shapes;
@@ -38,95 +27,6 @@ std::vector<Shape> Shapes() {
     }
   }
   return shapes;
-}
-
-/// Random weights [e][k][n], the extremes among them.
-std::vector<int> RandomValues(const Shape& s, uint32_t seed) {
-  std::mt19937 random(seed);
-  const int low = s.dtype == DType::kInt4 ? -8 : -128;
-  std::uniform_int_distribution<int> weights(low, -low - 1);
-  std::vector<int> values(static_cast<size_t>(s.e * s.k * s.n));
-  for (size_t i = 0; i < values.size(); ++i) values[i] = i % 11 == 0 ? low : weights(random);
-  return values;
-}
-
-int ValueAt(const Shape& s, const std::vector<int>& values, int64_t e, int64_t k, int64_t j) {
-  return values[static_cast<size_t>((e * s.k + k) * s.n + j)];
-}
-
-int64_t Elements(const Shape& s) { return s.dtype == DType::kInt4 ? s.n / 8 : s.n; }  // of the tensor, along n
-
-/// The tensor [e, k, n] or [e, k, n / 8] of those values with any strides (elements), between guard pages.
-Owned Tensor(const Shape& s, const std::vector<int>& values, const std::vector<int64_t>& strides, Edge edge,
-             int64_t first_expert = 0, int64_t experts = -1) {
-  const int64_t width = Elements(s), per = s.n / width;
-  const int64_t count = experts < 0 ? s.e : experts;
-  Owned tensor(s.dtype == DType::kInt4 ? DType::kInt32 : DType::kInt8, {count, s.k, width}, strides, edge);
-  for (int64_t flat = 0; flat < count * s.k * width; ++flat) {
-    const int64_t j = flat % width * per, k = flat / width % s.k, e = first_expert + flat / width / s.k;
-    uint32_t word = 0;
-    for (int64_t i = 0; i < per; ++i) {
-      word |= (static_cast<uint32_t>(ValueAt(s, values, e, k, j + i)) & (per == 8 ? 15u : 255u)) << (4 * i);
-    }
-    std::memcpy(tensor.At(flat), &word, per == 8 ? 4 : 1);
-  }
-  return tensor;
-}
-
-Weights WeightsOf(const Shape& s, const Owned& tensor) {
-  Weights w;
-  w.e = s.e, w.k = s.k, w.n = s.n, w.dtype = s.dtype, w.paired = s.paired;
-  const TensorView& view = tensor.view();
-  w.plain = {view.data, view.strides[1], view.strides[2]};
-  w.expert_stride = view.strides[0];
-  return w;
-}
-
-/// This machine's ISAs that pack each in their own way.
-std::vector<Isa> PackingIsas() {
-  std::vector<Isa> isas;
-  for (const Isa isa : MachineIsas()) {
-    if (StagesFor(isa).isa == isa) isas.push_back(isa);
-  }
-  return isas;
-}
-
-/// Bytes of Pack, `shift` bytes off an aligned address, with poison around them.
-std::vector<uint8_t> PackedBytesOf(const Weights& w, int workers = 1, size_t shift = 0, int64_t residual_capacity = 0,
-                                   int isa = -1) {
-  const size_t bytes = static_cast<size_t>(PackedBytes(w, residual_capacity));
-  std::vector<uint8_t> memory(bytes + 256, 0xAB);
-  uint8_t* out = memory.data() + 64 + shift;
-  Context context;
-  context.parallel_for = workers > 1 ? OnThreads : Backwards;
-  context.max_workers = workers;
-  context.max_isa = isa;
-  const PackedWeight packed = Pack(w, residual_capacity, out, context);
-  EXPECT_EQ(packed.data, out);
-  EXPECT_EQ(packed.bytes, static_cast<int64_t>(bytes));
-  const auto poisoned = [](uint8_t byte) { return byte == 0xAB; };
-  EXPECT_TRUE(std::all_of(memory.data(), out, poisoned)) << "written before the output";
-  EXPECT_TRUE(std::all_of(out + bytes, memory.data() + memory.size(), poisoned)) << "written behind the output";
-  return {out, out + bytes};
-}
-
-/// Bytes of Unpack, on two threads, with poison around them.
-std::vector<uint8_t> UnpackedOf(const PackedWeight& packed) {
-  const size_t bytes = static_cast<size_t>(packed.e * packed.k * packed.n / (packed.dtype() == DType::kInt4 ? 2 : 1));
-  std::vector<uint8_t> memory(bytes + 64, 0xAB);
-  Context context;
-  context.parallel_for = OnThreads;
-  context.max_workers = 2;
-  qgmm::Unpack(packed, memory.data() + 32, context);
-  const auto poisoned = [](uint8_t byte) { return byte == 0xAB; };
-  EXPECT_TRUE(std::all_of(memory.begin(), memory.begin() + 32, poisoned)) << "written before the tensor";
-  EXPECT_TRUE(std::all_of(memory.end() - 32, memory.end(), poisoned)) << "written behind the tensor";
-  return {memory.begin() + 32, memory.end() - 32};
-}
-
-std::vector<uint8_t> BytesOf(const Owned& contiguous) {
-  const auto* data = static_cast<const uint8_t*>(contiguous.view().data);
-  return {data, data + contiguous.byte_count()};
 }
 
 TEST(Pack, EveryWeightComesBack) {
@@ -175,35 +75,6 @@ TEST(Pack, EverySourceLayoutGivesTheSameBytes) {
         for (const Isa isa : PackingIsas()) {
           ASSERT_EQ(PackedBytesOf(WeightsOf(s, tensor), 1, 0, 0, static_cast<int>(isa)), expected)
               << Words(s) << ", strides " << strides[0] << ", " << strides[1] << ", " << strides[2] << ", " << Name(isa);
-        }
-      }
-    }
-  }
-}
-
-/// More experts than a cache line holds, neighbours in memory, whole sixteens of experts and columns or not.
-TEST(Pack, ExpertsThatAreNeighbours) {
-  for (const Shape& s : {Shape{70, 37, 34, DType::kInt8, true}, Shape{64, 66, 272, DType::kInt8, false},
-                         Shape{16, 40, 320, DType::kInt8, true}, Shape{9, 70, 136, DType::kInt8, true},
-                         Shape{130, 5, 48, DType::kInt8, false},
-                         Shape{37, 70, 48, DType::kInt4, true}, Shape{17, 9, 272, DType::kInt4, false},
-                         Shape{16, 130, 24, DType::kInt4, true},
-                         Shape{19, 20, 464, DType::kInt4, true}}) {
-    const std::vector<int> values = RandomValues(s, 7);
-    const int64_t e = s.e, k = s.k, n = Elements(s);
-    const Owned contiguous = Tensor(s, values, {k * n, n, 1}, Edge::kBack);
-    for (const int64_t capacity : {0, 9}) {
-      if (capacity > 0 && s.dtype == DType::kInt4) continue;
-      const std::vector<uint8_t> expected = PackedBytesOf(WeightsOf(s, contiguous), 1, 0, capacity);
-      for (const auto& strides : {std::vector<int64_t>{1, n * e, e}, {1, e, k * e}, {2, 2 * n * e, 2 * e}, {-1, n * e, e},
-                                  {1, -2 * n * e, 2 * e}, {1, n * e, -e}}) {
-        for (const Edge edge : {Edge::kFront, Edge::kBack}) {
-          const Owned tensor = Tensor(s, values, strides, edge);
-          const std::vector<uint8_t> bytes = PackedBytesOf(WeightsOf(s, tensor), 3, 0, capacity);
-          ASSERT_EQ(UnpackedOf(FromBytes(bytes.data(), static_cast<int64_t>(bytes.size()))), BytesOf(contiguous)) << Words(s);
-          ASSERT_EQ(bytes, expected)
-              << Words(s) << ", strides " << strides[0] << ", " << strides[1] << ", " << strides[2];
-          ASSERT_EQ(bytes, PackedBytesOf(WeightsOf(s, tensor), 2, 0, capacity, static_cast<int>(Isa::kScalar))) << Words(s);
         }
       }
     }
@@ -349,35 +220,6 @@ TEST(Pack, AroundTheCaches) {
         if (makers.drain) makers.drain();
         ASSERT_EQ(apart, expected) << Name(isa);
         ASSERT_EQ(0, std::memcmp(sums.data(), whole.data() + kHeaderBytes + size, sums.size() * 4)) << Words(s);
-      }
-    }
-  }
-}
-
-/// Whole panels of neighbouring experts become lines in registers, and leave around the caches or not.
-TEST(Pack, ExpertsAroundTheCaches) {
-  for (const Shape& s : {Shape{14, 96, 160, DType::kInt8, true}, Shape{8, 70, 128, DType::kInt8, false},
-                         Shape{21, 128, 160, DType::kInt4, true}, Shape{8, 136, 128, DType::kInt4, false}}) {
-    const std::vector<int> values = RandomValues(s, 9);
-    const Owned tensor = Tensor(s, values, {1, Elements(s) * s.e, s.e}, Edge::kBack);
-    const Weights w = WeightsOf(s, tensor);
-    const std::vector<uint8_t> whole = PackedBytesOf(w, 1, 0, 0, static_cast<int>(Isa::kScalar));
-    const int64_t panels = 2 * Pairs(s.n), stride = PanelBytes(s.dtype, s.k), each = panels * stride;
-    for (const Isa isa : PackingIsas()) {
-      const LineMakers& makers = StagesFor(isa).lines;
-      for (const bool stream : {false, true}) {
-        std::vector<uint8_t> memory(static_cast<size_t>(s.e * each + 64), 0xAB);
-        uint8_t* const out = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64;
-        std::vector<int32_t> sums(static_cast<size_t>(s.e * panels * kPanelColumns));
-        std::vector<PackSpan> spans;
-        for (int64_t x = 0; x < s.e; ++x) {
-          int32_t* const own_sums = &sums[static_cast<size_t>(x * panels * kPanelColumns)];
-          spans.push_back({x, 0, panels, 0, stride / kLineBytes, out + x * each, stride, own_sums, stream});
-        }
-        PackExperts(w, spans, makers);
-        if (makers.drain) makers.drain();
-        ASSERT_EQ(0, std::memcmp(out, whole.data() + kHeaderBytes, s.e * each)) << Words(s) << ", " << Name(isa);
-        ASSERT_EQ(0, std::memcmp(sums.data(), whole.data() + kHeaderBytes + s.e * each, sums.size() * 4)) << Words(s);
       }
     }
   }

@@ -219,6 +219,7 @@ struct LineMakers {
   LinesFn rows, columns, nibble_rows, nibble_columns;
   FindBrokenFn find_broken;
   ExpertsFn experts, nibble_experts;  // null: by way of rows
+  ExpertsFn seconds, nibble_seconds;  // one expert, columns (int4: words) two elements apart, a multiple of four panels; or null
   LinesFn lines, nibble_lines;        // that are lines already: copied to out[0], and summed; null where `experts` is
   // Around the caches, `stride` bytes from line to line; every one is aligned to 32 bytes.
   void (*copy)(const uint8_t* lines, int64_t count, uint8_t* out, int64_t stride);

@@ -56,34 +56,32 @@ class Stretch {
     return own;
   }
 
-  /// Whether MakeLines can make lines [line, line + kStretchLines) of the span: nothing is to be padded, and every cache line
-  /// between the first column and the last holds weights.
-  bool Whole(const PackSpan& span, int64_t experts, int64_t line, const LineMakers& makers) const {
+  /// Makes lines [line, line + kStretchLines) of the span's panels in registers: those of panel p, of expert x, at Made(x, p).
+  /// False where that cannot be: something is to be padded, or the ISA has nothing for it.
+  bool MakeLines(const PackSpan& span, int64_t experts, int64_t line, const LineMakers& makers) {
     const Weights::Plain from = w_.Of(span.expert);
-    const int64_t between = (from.n_stride - experts) * ElementBytes();
-    return makers.experts != nullptr && experts >= kExpertsAtOnce && w_.expert_stride == 1 && between >= 0 &&
-           between < kLineBytes && std::abs(from.k_stride) > from.n_stride && span.panels % parts_ == 0 &&
-           (span.first_panel + span.panels) / parts_ * kPanelColumns <= w_.n / parts_ &&
-           (line + kStretchLines) * LineK(w_.dtype) <= w_.k;
-  }
-
-  /// The same k and columns as lines of panels: those of panel p of the span's, of expert x, at Made(x, p).
-  void MakeLines(const PackSpan& span, int64_t experts, int64_t line, const LineMakers& makers) {
-    const Weights::Plain from = w_.Of(span.expert);
+    const int64_t panels = span.panels / parts_, line_k = LineK(w_.dtype);
+    const ExpertsFn make = MakerOf(from, experts, panels, makers);
+    if (make == nullptr || span.panels % parts_ != 0 || (line + kStretchLines) * line_k > w_.k ||
+        (span.first_panel / parts_ + panels) * kPanelColumns > w_.n / parts_) {
+      return false;
+    }
     const int64_t width = w_.n / parts_ / PerElement(), first = span.first_panel / parts_ * kPanelColumns / PerElement();
     ExpertsArgs a;
     a.k_stride = from.k_stride * ElementBytes(), a.column_stride = from.n_stride * ElementBytes();
-    a.ahead = LineK(w_.dtype) * a.k_stride;  // the next line's
-    a.panels = static_cast<int>(span.panels / parts_), a.experts = static_cast<int>(experts);
+    a.panels = static_cast<int>(panels), a.experts = static_cast<int>(experts);
     a.panel_stride = parts_ * kStretchLines * kLineBytes, a.expert_stride = expert_bytes_;
+    const int64_t line_bytes = part_columns_ * a.column_stride * line_k;  // that are read for a line of every panel
+    a.ahead = std::max<int64_t>(1, kBytesAhead / line_bytes) * line_k * a.k_stride;
     for (int64_t l = 0; l < kStretchLines; ++l) {  // in the order of memory
-      const auto* row = static_cast<const uint8_t*>(from.data) + (line + l) * LineK(w_.dtype) * a.k_stride;
+      const auto* row = static_cast<const uint8_t*>(from.data) + (line + l) * line_k * a.k_stride;
       for (int64_t part = 0; part < parts_; ++part) {
         a.source = row + (part * width + first) * a.column_stride;
         a.out = Made(0, part) + l * kLineBytes;
-        (int4_ ? makers.nibble_experts : makers.experts)(a);
+        make(a);
       }
     }
+    return true;
   }
   uint8_t* Made(int64_t expert, int64_t panel) {
     const uintptr_t start = (reinterpret_cast<uintptr_t>(memory_.data()) + kLineBytes - 1) / kLineBytes * kLineBytes;
@@ -93,6 +91,17 @@ class Stretch {
  private:
   int64_t PerElement() const { return int4_ ? 8 : 1; }
   int64_t ElementBytes() const { return int4_ ? 4 : 1; }
+
+  /// What makes them: of experts that are neighbours, where every cache line between the first column and the last holds
+  /// weights, or of every second column.
+  ExpertsFn MakerOf(const Weights::Plain& from, int64_t experts, int64_t panels, const LineMakers& makers) const {
+    const int64_t between = (from.n_stride - experts) * ElementBytes();
+    if (experts == 1) {
+      return from.n_stride != 2 || panels % 4 != 0 ? nullptr : int4_ ? makers.nibble_seconds : makers.seconds;
+    }
+    const bool near = experts >= kExpertsAtOnce && w_.expert_stride == 1 && between >= 0 && between < kLineBytes;
+    return !near || std::abs(from.k_stride) <= from.n_stride ? nullptr : int4_ ? makers.nibble_experts : makers.experts;
+  }
 
   const Weights& w_;
   const bool int4_;
@@ -140,8 +149,7 @@ void PackExperts(const Weights& w, const std::vector<PackSpan>& spans, const Lin
   const int64_t experts = static_cast<int64_t>(spans.size());
   Stretch stretch(w, spans[0].panels, experts);
   for (int64_t line = 0; line < spans[0].lines; line += kStretchLines) {
-    if (stretch.Whole(spans[0], experts, line, makers)) {
-      stretch.MakeLines(spans[0], experts, line, makers);
+    if (stretch.MakeLines(spans[0], experts, line, makers)) {
       for (int64_t x = 0; x < experts; ++x) {
         for (int64_t p = 0; p < spans[0].panels; ++p) Place(spans[x], p, line, stretch.Made(x, p), w.dtype, makers);
       }

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "cpu/isa/avx2_lines-inl.h"
+#include "cpu/isa/avx2_seconds-inl.h"
 #include "cpu/kernel.h"
 #include "cpu/prefetch.h"
 
@@ -95,7 +96,7 @@ inline void Experts(const ExpertsArgs& args) {
 constexpr LineMakers kAvx2Lines = {
     StoreOrStream<Rows<false>, Rows<true>>, StoreOrStream<Columns<false>, Columns<true>>,
     StoreOrStream<NibbleRows<false>, NibbleRows<true>>, StoreOrStream<NibbleColumns<false>, NibbleColumns<true>>, FindBrokenAvx2,
-    Experts<false>, Experts<true>, StoreOrStream<LinesOf<false, false>, LinesOf<false, true>>,
+    Experts<false>, Experts<true>, Seconds<false>, Seconds<true>, StoreOrStream<LinesOf<false, false>, LinesOf<false, true>>,
     StoreOrStream<LinesOf<true, false>, LinesOf<true, true>>, StreamLines, TransposeNibbles, Drain};
 
 }  // namespace

@@ -77,27 +77,31 @@ inline void Rows(const LinesArgs& args) {
   for (int p = 0; p < 4; ++p) AddSums<false>(sums + 2 * p, a.lines, a.sums[p]);
 }
 
-/// Four rows of 64 columns and the four rows below them: bytes of even, then of odd columns, zipped.
+/// A row of 64 columns and the one four rows below: bytes of even, then of odd columns, zipped. In each half `outer` has the lower
+/// 16 of 32 columns, `inner` the upper ones.
+inline void ZipNibbles(__m256i row, __m256i below, __m256i* outer, __m256i* inner) {
+  const __m256i low_mask = _mm256_set1_epi8(15), eights = _mm256_set1_epi8(static_cast<char>(0x88));
+  const __m256i low = _mm256_xor_si256(row, eights), high = _mm256_xor_si256(below, eights);
+  const __m256i even = _mm256_or_si256(_mm256_and_si256(low, low_mask),
+                                       _mm256_slli_epi16(_mm256_and_si256(high, low_mask), 4));
+  const __m256i odd = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(low, 4), low_mask),
+                                      _mm256_andnot_si256(low_mask, high));
+  *outer = _mm256_unpacklo_epi8(even, odd);
+  *inner = _mm256_unpackhi_epi8(even, odd);
+}
+
 template <bool kStream>
 inline void NibbleRows(const LinesArgs& args) {
   const LinesArgs a = args;  // as far as a compiler knows, bytes that are written may be args
   __m256i sums[8] = {};
-  const __m256i low_mask = _mm256_set1_epi8(15), eights = _mm256_set1_epi8(static_cast<char>(0x88));
   const uint8_t* row = a.source;
   for (int l = 0, at = 0; l < a.lines; ++l, at += kLineBytes, row += 8 * a.stride) {
     if (a.ahead != 0) {
       for (int r = 0; r < 8; ++r) FetchLine(row + r * a.stride + a.ahead);
     }
-    __m256i outer[4], inner[4];  // in each half: the lower 16 of 32 columns, the upper 16
+    __m256i outer[4], inner[4];
     for (int b = 0; b < 4; ++b) {
-      const __m256i low = _mm256_xor_si256(LoadBytes(row + b * a.stride), eights);
-      const __m256i high = _mm256_xor_si256(LoadBytes(row + (b + 4) * a.stride), eights);
-      const __m256i even = _mm256_or_si256(_mm256_and_si256(low, low_mask),
-                                           _mm256_slli_epi16(_mm256_and_si256(high, low_mask), 4));
-      const __m256i odd = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(low, 4), low_mask),
-                                          _mm256_andnot_si256(low_mask, high));
-      outer[b] = _mm256_unpacklo_epi8(even, odd);
-      inner[b] = _mm256_unpackhi_epi8(even, odd);
+      ZipNibbles(LoadBytes(row + b * a.stride), LoadBytes(row + (b + 4) * a.stride), &outer[b], &inner[b]);
     }
     EmitTwo<true, kStream>(outer, a.out[0] + at, a.out[2] + at, sums, sums + 4);
     EmitTwo<true, kStream>(inner, a.out[1] + at, a.out[3] + at, sums + 2, sums + 6);
