@@ -172,7 +172,8 @@ inline void CopyLines(const uint8_t* lines, int64_t count, uint8_t* out, int64_t
 }
 
 constexpr LineMakers kPortableLines = {LinesFromRows, LinesFromColumns, LinesFromNibbleRows, LinesFromNibbleColumns,
-                                       FindBroken, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, CopyLines, nullptr, nullptr};
+                                       FindBroken, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, CopyLines, nullptr,
+                                       nullptr};
 
 }  // namespace
 }  // namespace qgmm::cpu

@@ -77,8 +77,8 @@ inline void Rows(const LinesArgs& args) {
   for (int p = 0; p < 4; ++p) AddSums<false>(sums + 2 * p, a.lines, a.sums[p]);
 }
 
-/// A row of 64 columns and the one four rows below: bytes of even, then of odd columns, zipped. In each half `outer` has the lower
-/// 16 of 32 columns, `inner` the upper ones.
+/// A row of 64 columns and the one four rows below: bytes of even, then of odd columns, zipped. In each half `outer` has the
+/// lower 16 of 32 columns, `inner` the upper ones.
 inline void ZipNibbles(__m256i row, __m256i below, __m256i* outer, __m256i* inner) {
   const __m256i low_mask = _mm256_set1_epi8(15), eights = _mm256_set1_epi8(static_cast<char>(0x88));
   const __m256i low = _mm256_xor_si256(row, eights), high = _mm256_xor_si256(below, eights);
