@@ -57,14 +57,15 @@ def table(head, rows):
 
 
 def packing(measurements):
-    def cleared(m):  # files of before have none
-        return f"{m['share_with_clearing']:.2f}" if m.get("share_with_clearing") else ""
+    def share(m, name):  # files of before have none
+        return f"{m[name]:.2f}" if m.get(name) else ""
 
-    rows = [(m["case"], f"{m['gbyte_per_s']:.1f}", f"{m['roof_share']:.2f}", cleared(m))
-            for m in measurements if m["operator"] == "pack"]
+    rows = [(m["case"], f"{m['gbyte_per_s']:.1f}", f"{m['roof_share']:.2f}", share(m, "share_with_clearing"),
+             share(m, "copy_share")) for m in measurements if m["operator"] == "pack"]
     head = ("a stack into fresh memory, or into used memory", "GB/s of weights",
             "share of the memory roof, reading them and writing the packed bytes",
-            "the same, the system's clearing of fresh pages counted")
+            "the same, the system's clearing of fresh pages counted",
+            "share of a copy of as many bytes around the caches")
     return table(head, rows) if rows else ""
 
 

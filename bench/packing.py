@@ -2,7 +2,8 @@
 """pack_weight from every layout of the source: GB of weights per second and the share of the memory roof, the time in which
 the cache lines that hold the weights are read and the packed bytes written. Results lie in memory that nobody has touched,
 whose pages the system clears first: the second share counts what clearing as many bytes took right before the call. Then
-again into memory that was used before. The same of from_fractal_nz. Shares are medians over calls, of the roofs beside each."""
+again into memory that was used before; there a copy of as many bytes around the caches is measured as well, which is what
+packing could reach at most. The same of from_fractal_nz. Shares are medians over calls, of the roofs beside each."""
 import contextlib
 import ctypes
 import itertools
@@ -123,23 +124,24 @@ def measure(roof, process, small):
         say(event="case", text=f"{case}, {size / 1e9:.2f} GB")
         touch(2 * size)
 
-        def once(call=call, moved=moved):
-            """Seconds of a call, those of the roof beside it, the roof in GB/s, and the answer."""
-            before = roof.read()
+        def once(call=call, moved=moved, *, copying=False):
+            """Seconds of a call, those of the roof beside it, the roof in GB/s, seconds of a copy, and the answer."""
+            before, copied = roof.read(), roof.copy() if copying else 0
             seconds, answer = timed(call)
-            read = (before + roof.read()) / 2
-            return seconds, moved(answer) / read / 1e9, read, answer
+            copied, read = (copied + roof.copy()) / 2 if copying else 0, (before + roof.read()) / 2
+            count = moved(answer) / 1e9
+            return seconds, count / read, read, count / copied if copying else 0, answer
 
         def result(turns, answer, clearings=None, *, size=size, unpack=unpack, weight=weight, shape=shape, **more):
-            median = statistics.median(seconds for seconds, _, _ in turns)
+            median = statistics.median(seconds for seconds, *_ in turns)
             if clearings:
                 more["share_with_clearing"] = statistics.median(
-                    (least + clearing) / seconds for (seconds, least, _), clearing in zip(turns, clearings, strict=True))
+                    (least + clearing) / seconds for (seconds, least, *_), clearing in zip(turns, clearings, strict=True))
             measured(operator="pack", process=process, k=K, n=N, slice=K, cold=not small, roof="memory",
                      implementation=f"qgmm {qgmm.__version__}", fused="pack", gbyte_per_s=size / median / 1e9,
                      seconds=median, repeats=len(turns), exact=torch.equal(unpack(answer), weight),
-                     roof_share=statistics.median(least / seconds for seconds, least, _ in turns),
-                     roof_read_gbyte_per_s=statistics.median(read for _, _, read in turns), **more, **shape)
+                     roof_share=statistics.median(least / seconds for seconds, least, *_ in turns),
+                     roof_read_gbyte_per_s=statistics.median(read for _, _, read, _ in turns), **more, **shape)
 
         repeats, kernel = LARGE_REPEATS if size >= 10**9 else REPEATS, case.split(",")[0]
         turns, clearings, answer = [], [], None
@@ -157,11 +159,12 @@ def measure(roof, process, small):
             turns = []
             for _ in range(3 * repeats):  # malloc chooses: calls count that took next to no pages
                 answer, before = None, faults()
-                *turn, answer = once()
+                *turn, answer = once(copying=True)
                 if faults() - before < USED_FAULTS:
                     turns.append(turn)
                 if len(turns) == repeats:
                     break
             if turns:
-                result(turns, answer, case=f"{case}, into used memory", kernel=kernel)
+                copy_share = statistics.median(copy / seconds for seconds, _, _, copy in turns)
+                result(turns, answer, case=f"{case}, into used memory", kernel=kernel, copy_share=copy_share)
             answer = None

@@ -13,7 +13,7 @@ FIELDS = ("operator", "case", "machine", "isa", "experts", "k", "n", "rows_per_e
           "roof_share", "roof", "exact", "repeats",
           # beyond what comparisons need
           "process", "model", "active", "offset", "cold", "seconds", "roof_read_gbyte_per_s", "roof_multiply_gmac_per_s",
-          "roof_instruction", "share_with_clearing", "clock_ghz", "issue_per_cycle")
+          "roof_instruction", "share_with_clearing", "copy_share", "clock_ghz", "issue_per_cycle")
 
 
 _events = None

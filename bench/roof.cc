@@ -21,6 +21,7 @@
 #endif
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <emmintrin.h>
 #endif
 
 namespace {
@@ -83,6 +84,44 @@ uint64_t Read(const uint64_t* data, size_t bytes) {
 }
 
 std::atomic<uint64_t> sink;  // keeps results alive
+
+/// Around the caches, where that is known to be possible.
+void Copy(const uint8_t* from, uint8_t* to, size_t bytes) {
+#if defined(__x86_64__)
+  for (size_t i = 0; i < bytes; i += 16) {
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to + i), _mm_load_si128(reinterpret_cast<const __m128i*>(from + i)));
+  }
+#else
+  std::memcpy(to, from, bytes);
+#endif
+}
+
+/// A part of the memory for each thread, a multiple of kPage; `bytes` 0 where there is too little.
+struct Parts {
+  std::vector<Memory> memory;
+  size_t bytes = 0;
+};
+
+/// Kept from call to call: touching half a gigabyte anew would take longer than reading it.
+const Parts& PartsOf(int threads, int64_t bytes) {
+  static Parts parts;
+  const size_t wanted = (static_cast<size_t>(bytes) / static_cast<size_t>(threads) / kPage + 1) * kPage;
+  if (parts.memory.size() == static_cast<size_t>(threads) && parts.bytes == wanted) return parts;
+  parts.memory.clear();
+  for (int thread = 0; thread < threads; ++thread) parts.memory.emplace_back(nullptr, std::free);
+  OnAllThreads(threads, [&](int thread) {
+    void* memory = std::aligned_alloc(kPage, wanted);
+    if (memory) {
+      AskForHugePages(memory, wanted);
+      std::memset(memory, 0x5A, wanted);  // by the thread that will read it
+    }
+    parts.memory[static_cast<size_t>(thread)].reset(memory);
+    return 0.0;
+  });
+  const bool all = std::all_of(parts.memory.begin(), parts.memory.end(), [](const Memory& memory) { return memory != nullptr; });
+  parts.bytes = all ? wanted : 0;
+  return parts;
+}
 
 #if defined(__x86_64__)
 
@@ -267,32 +306,28 @@ extern "C" double qgmm_roof_clock(double seconds) {
 }
 
 extern "C" double qgmm_roof_read(int streams, int threads, double seconds, int64_t bytes) {
-  static std::vector<Memory> parts;  // kept: touching half a gigabyte anew would take longer than reading it
-  static size_t part = 0;
-  const size_t wanted = (static_cast<size_t>(bytes) / static_cast<size_t>(threads) / kPage + 1) * kPage;
-  if (parts.size() != static_cast<size_t>(threads) || part != wanted) {
-    parts.clear();
-    for (int thread = 0; thread < threads; ++thread) parts.emplace_back(nullptr, std::free);
-    part = wanted;
-    OnAllThreads(threads, [&](int thread) {
-      void* memory = std::aligned_alloc(kPage, wanted);
-      if (memory) {
-        AskForHugePages(memory, wanted);
-        std::memset(memory, 0x5A, wanted);  // by the thread that will read it
-      }
-      parts[static_cast<size_t>(thread)].reset(memory);
-      return 0.0;
-    });
-  }
-  if (std::any_of(parts.begin(), parts.end(), [](const Memory& memory) { return !memory; })) return -1;
+  const Parts& parts = PartsOf(threads, bytes);
+  if (parts.bytes == 0) return -1;
   return 1e-9 * OnAllThreads(threads, [&](int thread) {
-    const auto* data = static_cast<const uint64_t*>(parts[static_cast<size_t>(thread)].get());
+    const auto* data = static_cast<const uint64_t*>(parts.memory[static_cast<size_t>(thread)].get());
     const auto read = streams == 1 ? Read<1> : streams == 2 ? Read<2> : Read<4>;
     size_t at = 0;
-    const size_t chunk = kPage;  // walked through the whole part, so that no read finds its data in a cache
-    return Rate(seconds, static_cast<double>(chunk), [&] {
-      sink = read(data + at / 8, chunk);
-      at = (at + chunk) % part;
+    return Rate(seconds, kPage, [&] {  // walked through the whole part, so that no read finds its data in a cache
+      sink = read(data + at / 8, kPage);
+      at = (at + kPage) % parts.bytes;
+    });
+  });
+}
+
+extern "C" double qgmm_roof_copy(int threads, double seconds, int64_t bytes) {
+  const Parts& parts = PartsOf(threads, bytes);
+  if (parts.bytes == 0) return -1;
+  return 1e-9 * OnAllThreads(threads, [&](int thread) {
+    auto* data = static_cast<uint8_t*>(parts.memory[static_cast<size_t>(thread)].get());
+    size_t at = 0;
+    return Rate(seconds, 2.0 * kPage, [&] {
+      Copy(data + at, data + (at + parts.bytes / 2 / kPage * kPage) % parts.bytes, kPage);
+      at = (at + kPage) % parts.bytes;
     });
   });
 }

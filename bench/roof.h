@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Roofs of this machine, measured: GB/s of linear reads, seconds of new pages, GMAC/s of register-only multiply-accumulates,
+// Roofs of this machine, measured: GB/s of linear reads and of copies, seconds of new pages, GMAC/s of register-only multiply-accumulates,
 // instructions a second.
 #pragma once
 
@@ -10,6 +10,10 @@ extern "C" {
 /// GB/s, all threads together, each walking its part of `bytes` (more than the caches hold) as 1, 2 or 4 streams,
 /// for about `seconds`. 2 MiB pages where the system grants them. -1: not enough memory.
 __attribute__((visibility("default"))) double qgmm_roof_read(int streams, int threads, double seconds, int64_t bytes);
+
+/// GB/s read plus GB/s written, all threads together, each copying within its part of `bytes`, around the caches: what packing
+/// could reach that cost nothing but its bytes. -1: not enough memory.
+__attribute__((visibility("default"))) double qgmm_roof_copy(int threads, double seconds, int64_t bytes);
 
 /// Seconds in which all threads together get `bytes` of new memory, in 2 MiB pages where the system grants them, a byte of
 /// every page written: what the system takes to clear them. -1: not enough memory.

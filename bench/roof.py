@@ -45,12 +45,13 @@ def instruction(kernels):
 
 
 class Roof:
-    """read() in GB/s, multiply(kind) in GMAC/s, some 20 ms each, clear(bytes) in seconds, cores(); all threads."""
+    """read() and copy() in GB/s, multiply(kind) in GMAC/s, some 5 to 20 ms each, clear(bytes) in seconds, cores(); all threads."""
 
     def __init__(self, threads, last_level_cache):
         self.library = ctypes.CDLL(os.environ[LIBRARY])
         self.library.qgmm_roof_read.restype = ctypes.c_double
         self.library.qgmm_roof_multiply.restype = ctypes.c_double
+        self.library.qgmm_roof_copy.restype = ctypes.c_double
         self.library.qgmm_roof_clear.restype = ctypes.c_double
         self.library.qgmm_roof_clock.restype = ctypes.c_double
         self.library.qgmm_roof_issue.restype = ctypes.c_double
@@ -69,6 +70,11 @@ class Roof:
 
     def multiply(self, kind, seconds=0.01):
         return self.library.qgmm_roof_multiply(kind.encode(), ctypes.c_int(self.threads), ctypes.c_double(seconds))
+
+    def copy(self, seconds=0.005):
+        """GB/s, read plus written."""
+        return self.library.qgmm_roof_copy(
+            ctypes.c_int(self.threads), ctypes.c_double(seconds), ctypes.c_int64(self.bytes))
 
     def clear(self, count):
         """Seconds in which the system clears so many bytes of new memory, on all threads."""

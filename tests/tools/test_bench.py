@@ -186,7 +186,7 @@ def test_bench_only_keeps_the_cases_with_the_text(tmp_path):
     assert {m["case"] for m in plot.load(file)} == {"A int4 per channel, 6 x 256 x 256, 16 rows"}
 
 
-def test_bench_packing_counts_the_clearing_of_fresh_memory_alone(tmp_path):
+def test_bench_packing_counts_clearing_of_fresh_memory_and_copies_of_used(tmp_path):
     file = tmp_path / "packing.json"
     command = [sys.executable, BENCH / "ops_bench.py", "--smoke", "--process", "best", "--operators", "quant", "--repeats", "1",
                "--extras", "packing", "--json", file]
@@ -197,7 +197,9 @@ def test_bench_packing_counts_the_clearing_of_fresh_memory_alone(tmp_path):
     assert len(fresh) == 15
     assert all(m["exact"] is True and m["roof_share"] > 0 for m in packed)
     assert all(m["share_with_clearing"] > m["roof_share"] for m in fresh)
-    assert all(m["share_with_clearing"] is None for m in packed if m not in fresh)
+    assert all(m["copy_share"] is None for m in fresh)
+    used = [m for m in packed if m not in fresh]
+    assert all(m["share_with_clearing"] is None and m["copy_share"] > 0 for m in used)
 
 
 class Calls:
