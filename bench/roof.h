@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Roofs of this machine, measured: GB/s of linear reads and of copies, seconds of new pages, GMAC/s of register-only multiply-accumulates,
-// instructions a second.
+// Roofs of this machine, measured: GB/s of linear reads and of copies, seconds of new pages, GMAC/s of register-only
+// multiply-accumulates, instructions a second.
 #pragma once
 
 #include <cstdint>

@@ -45,7 +45,7 @@ def instruction(kernels):
 
 
 class Roof:
-    """read() and copy() in GB/s, multiply(kind) in GMAC/s, some 5 to 20 ms each, clear(bytes) in seconds, cores(); all threads."""
+    """read() and copy() in GB/s, multiply(kind) in GMAC/s, 5 to 20 ms each, clear(bytes) in seconds, cores(); all threads."""
 
     def __init__(self, threads, last_level_cache):
         self.library = ctypes.CDLL(os.environ[LIBRARY])

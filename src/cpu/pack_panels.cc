@@ -125,12 +125,18 @@ class Neighbours {
       a.source = Source(k, column_ + panel * kPanelColumns);
       a.stride = source_.n_stride * (int4_ ? 4 : 1);
       if (source_.k_stride != 1) StageColumns(&a);
-      else FetchLater(&a, kColumnBytes, kPanelColumns, kColumnBytes);
+      else FetchLater(&a, NextColumns(panel, line, a), kPanelColumns, kColumnBytes);
       (int4_ ? makers_.nibble_columns : makers_.columns)(a);
     }
     for (; whole < lines; whole += kTileLines) {
       PackRows(panel, 1, line + whole, std::min<int64_t>(kTileLines, lines - whole));
     }
+  }
+
+  /// From a stretch of columns to what is packed next: their next stretch, or the next panel's first; 0: nothing.
+  ptrdiff_t NextColumns(int64_t panel, int64_t line, const LinesArgs& a) const {
+    if (line + kMaxLines < span_.lines) return kColumnBytes;
+    return panel + 1 < panels_ ? kPanelColumns * a.stride - line * line_k_ : 0;
   }
 
   /// Fetches `count` elements of a row to come: of the next tile below, or, of far ones, each a line of its own, sooner.
