@@ -110,6 +110,11 @@ struct Epilogue {
   float limit = 0;    // swiglu limit L; acts only if `limited`
   bool limited = false;
   Activation activation = Activation::kNone;
+
+  /// Of what stands per column.
+  bool only_scales() const {
+    return !int_bias.given() && !assist.given() && !smooth.given() && !offset.given() && !bias.given();
+  }
 };
 
 struct Problem {

@@ -23,7 +23,8 @@ const char* Name(Product product) {
 std::vector<const Kernel*> KernelsOf(const Plan& plan, const RowBlock& b) {
   std::vector<const Kernel*> kernels;
   for (int64_t pair = 0; pair < plan.pairs; ++pair) {
-    const auto [first, second] = plan.KernelsOf(b, pair);
+    const auto certificate = [&](int64_t panel) { return plan.promises.Of(b.expert, panel).certificate; };
+    const auto [first, second] = b.KernelsOf(certificate(2 * pair), certificate(2 * pair + 1));
     for (const Kernel* kernel : {first, second}) {
       if (std::find(kernels.begin(), kernels.end(), kernel) == kernels.end()) kernels.push_back(kernel);
     }

@@ -330,11 +330,9 @@ int64_t PackedAt(const Kernel& kernel, int64_t stride, int64_t row, int64_t k) {
   return (row - within) * stride + (k - k % kernel.x_tile_k) * kernel.row_step + within * kernel.x_tile_k + k % kernel.x_tile_k;
 }
 
-std::pair<const Kernel*, const Kernel*> Plan::KernelsOf(const RowBlock& block, int64_t pair) const {
-  Certificate first = promises.Of(block.expert, 2 * pair).certificate;
-  Certificate second = promises.Of(block.expert, 2 * pair + 1).certificate;
-  if (block.pairs_together) first = second = std::min(first, second);
-  return {block.by_certificate[static_cast<int>(first)], block.by_certificate[static_cast<int>(second)]};
+std::pair<const Kernel*, const Kernel*> RowBlock::KernelsOf(Certificate first, Certificate second) const {
+  if (pairs_together) first = second = std::min(first, second);
+  return {by_certificate[static_cast<int>(first)], by_certificate[static_cast<int>(second)]};
 }
 
 int Plan::AheadBytes(const Kernel& kernel, int rows) const {

@@ -35,6 +35,9 @@ struct RowBlock {
   int tasks;                // 1: whole, results stay in the worker's scratch; more: split over pairs
   int64_t results = -1;     // split operator A: offset of [pair][rows][16] fp32 in the shared workspace
   int64_t row_max = -1;     // split operator A: offset of [task][rows] uint32 there
+
+  /// What multiplies the two panels of a pair that have these certificates.
+  std::pair<const Kernel*, const Kernel*> KernelsOf(Certificate first, Certificate second) const;
 };
 
 /// Pairs [first_pair, first_pair + pairs) of a block; block -1: rows [first_pair, first_pair + pairs) of y become zeros.
@@ -70,8 +73,6 @@ struct Plan {
   ScratchLayout scratch;
   size_t shared_bytes = 0;
 
-  /// What multiplies the two panels of a pair, by their certificates.
-  std::pair<const Kernel*, const Kernel*> KernelsOf(const RowBlock& block, int64_t pair) const;
   /// How far ahead in its own stream a call of that kernel's only row tile fetches.
   int AheadBytes(const Kernel& kernel, int rows) const;
   size_t workspace_bytes() const { return shared_bytes + static_cast<size_t>(workers) * scratch.bytes; }

@@ -90,10 +90,11 @@ void Worker::GatherScales(const RowBlock& b, int64_t first_pair, int64_t pairs, 
 }
 
 void Worker::GatherColumns(const RowBlock& b, int64_t pair, int slot) {
-  const Epilogue& e = p_.epilogue;
-  const PanelSpan spans[2] = {ColumnsOf(2 * pair, p_.n, p_.w.paired), ColumnsOf(2 * pair + 1, p_.n, p_.w.paired)};
   PairColumns& out = columns_[slot];
   out = {};
+  if (only_scales_) return;
+  const Epilogue& e = p_.epilogue;
+  const PanelSpan spans[2] = {ColumnsOf(2 * pair, p_.n, p_.w.paired), ColumnsOf(2 * pair + 1, p_.n, p_.w.paired)};
   float* row = At<float>(plan_.scratch.columns) + static_cast<ptrdiff_t>(slot) * kColumnRows * kPairColumns;
   const auto next = [&] { return std::exchange(row, row + kPairColumns); };
   const PanelSpan gate_only[2] = {spans[0], {}};  // smooth has n / 2 columns: nothing of it belongs to the up panel
@@ -117,19 +118,22 @@ void Worker::GatherColumns(const RowBlock& b, int64_t pair, int slot) {
 
 /// The pair's kernels, with what certified ones need to know.
 void Worker::ChooseKernels(const RowBlock& b, int64_t pair, PairLines* lines) const {
-  std::tie(lines->kernel[0], lines->kernel[1]) = plan_.KernelsOf(b, pair);
+  PanelPromise(&promise)[2] = lines->promise;
+  if (plan_.promises.given()) {
+    for (int h = 0; h < 2; ++h) promise[h] = plan_.promises.Of(b.expert, 2 * pair + h);
+  }
+  std::tie(lines->kernel[0], lines->kernel[1]) = b.KernelsOf(promise[0].certificate, promise[1].certificate);
   if (!plan_.promises.given()) return;
   for (int h = 0; h < 2; ++h) {
-    lines->promise[h] = plan_.promises.Of(b.expert, 2 * pair + h);
     if (lines->kernel[h]->needs == Certificate::kNone) continue;
     std::memcpy(lines->column_sums[h], ColumnSumsAt(p_.w.packed, b.expert, 2 * pair + h), sizeof(lines->column_sums[h]));
-    for (int e = 0; e < lines->promise[h].count; e += 16) __builtin_prefetch(lines->promise[h].residuals + 4 * e);
+    for (int e = 0; e < promise[h].count; e += 16) __builtin_prefetch(promise[h].residuals + 4 * e);
   }
 }
 
 Worker::PairLines Worker::Lines(const RowBlock& b, int64_t pair, int index, int slot, int64_t first_k, int64_t k) {
   const int64_t count = LinesOf(k, p_.w.dtype), first = first_k / LineK(p_.w.dtype);
-  PairLines lines = {};
+  PairLines lines;
   lines.first_k = first_k;
   lines.k = k;
   lines.slot = slot;
@@ -283,7 +287,9 @@ void Worker::MultiplySpan(const RowBlock& b, const Task& task, int64_t first, in
       PairLines lines = Lines(b, first + i, i, slot + i, k0, k);
       lines.sums = sums + i;
       FindNext(b, task, first + i, &lines);
-      kernels_ran_ |= TableBit(lines.kernel[0]) | TableBit(lines.kernel[1]);
+      for (int h = 0; h < 2; ++h) {
+        if (lines.kernel[h] != noted_[h]) kernels_ran_ |= TableBit(noted_[h] = lines.kernel[h]);
+      }
       for (int row = 0; row < b.packed_rows; row += strip) {
         const int rows = std::min(strip, b.packed_rows - row);
         MultiplyStrip(b, lines, row, rows);

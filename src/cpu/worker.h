@@ -14,7 +14,8 @@ class Worker {
  public:
   /// `scratch`: plan.scratch.bytes, 64-byte aligned; `shared`: plan.shared_bytes that all workers see.
   Worker(const Problem& problem, const Plan& plan, std::byte* scratch, std::byte* shared)
-      : p_(problem), plan_(plan), slices_(problem.slices()), scratch_(scratch), shared_(shared) {}
+      : p_(problem), plan_(plan), slices_(problem.slices()), only_scales_(problem.epilogue.only_scales()), scratch_(scratch),
+        shared_(shared) {}
 
   /// Everything of the task but the requantisation of its rows; blocks that are finished `meanwhile`: and but the stages of
   /// its last span, which the next task of the same block or FinishRest brings.
@@ -43,7 +44,7 @@ class Worker {
     const Kernel* kernel[2];
     PanelPromise promise[2];   // kernels that need a certificate: with a residual list
     alignas(64) int32_t column_sums[2][kPanelColumns];  // the same
-    const uint8_t* next[2];    // the panels of the stretch that follows; null if none does
+    const uint8_t* next[2] = {};  // the panels of the stretch that follows; null if none does
     int64_t first_k, k;
     int slot, sums;            // of its columns, and of its sums
   };
@@ -100,6 +101,7 @@ class Worker {
   const Problem& p_;
   const Plan& plan_;
   const int64_t slices_;
+  const bool only_scales_;
   std::byte* scratch_;
   std::byte* shared_;
   int block_ = -1;  // of x in scratch, in the forms that are true here:
@@ -110,6 +112,7 @@ class Worker {
   int turn_ = 0, scales_turn_ = 0;        // which half of the slots, and of the scratch for scales
   Unfinished unfinished_;
   uint64_t kernels_ran_ = 0;
+  const Kernel* noted_[2] = {};  // in kernels_ran_
 };
 
 }  // namespace qgmm::cpu
