@@ -171,6 +171,10 @@ Worker::PairLines Worker::Lines(const RowBlock& b, int64_t pair, int index, int 
 void Worker::FindNext(const RowBlock& b, const Task& task, int64_t pair, PairLines* lines) const {
   if (!p_.w.packed.given()) return;
   const int64_t end = task.first_pair + task.pairs, at = pair - task.first_pair;
+  if (plan_.span == 1 && b.k_block >= p_.k) {  // all there is in decode
+    for (int h = 0; h < 2 && pair + 1 < end; ++h) lines->next[h] = PanelAt(p_.w.packed, b.expert, 2 * pair + 2 + h);
+    return;
+  }
   const int64_t first = pair - at % plan_.span, span_end = std::min(first + plan_.span, end);
   const int64_t pass = lines->first_k - lines->first_k % b.k_pass;
   int64_t next_k = lines->first_k;
@@ -198,9 +202,9 @@ void Worker::FindNext(const RowBlock& b, const Task& task, int64_t pair, PairLin
 /// slice a part of the tile's, so that memory is read all the time.
 void Worker::SetPrefetch(const RowBlock& b, const Kernel& kernel, const PairLines& lines, int half, int row,
                          int64_t line, GemmArgs* args) const {
-  const int tiles = (b.packed_rows + kernel.tile_m - 1) / kernel.tile_m, tile = tiles > 1 ? row * tiles / b.packed_rows : 0;
+  const int tiles = b.packed_rows <= kernel.tile_m ? 1 : (b.packed_rows + kernel.tile_m - 1) / kernel.tile_m;
+  const int tile = tiles > 1 ? row * tiles / b.packed_rows : 0;
   const int shift = std::bit_width(static_cast<unsigned>(tiles)) - 1;  // 2^shift tiles fetch a part each
-  const int64_t part = LinesOf(lines.k, p_.w.dtype) * kLineBytes >> shift;
   args->prefetch_step = 0;
   for (int i = 0; i < kernel.panels; ++i) {
     args->prefetch[i] = args->w[i];
@@ -209,6 +213,7 @@ void Worker::SetPrefetch(const RowBlock& b, const Kernel& kernel, const PairLine
       args->prefetch_step = kLineBytes;
     } else if (lines.next[half + i] != nullptr && tile < 1 << shift) {
       args->prefetch_step = kLineBytes >> shift;
+      const int64_t part = LinesOf(lines.k, p_.w.dtype) * kLineBytes >> shift;
       args->prefetch[i] = lines.next[half + i] + tile * part + line * args->prefetch_step;
     }
   }
@@ -276,7 +281,7 @@ void Worker::MultiplySpan(const RowBlock& b, const Task& task, int64_t first, in
   const int64_t pass_end = std::min(pass + b.k_pass, p_.k);
   const int slot = GatherSpan(b, task, first, pairs);
   const int sums = b.k_pass < p_.k ? static_cast<int>(first - waiting) : slot;
-  unfinished_.products = unfinished_.products_left = int64_t{pairs} * 2 * b.packed_rows * (pass_end - pass);
+  if (b.meanwhile) unfinished_.products = unfinished_.products_left = int64_t{pairs} * 2 * b.packed_rows * (pass_end - pass);
   for (int64_t k0 = pass; k0 < pass_end; k0 += b.k_block) {
     const int64_t k = std::min(b.k_block, pass_end - k0), count = LinesOf(k, p_.w.dtype);
     if (!p_.w.packed.given()) {
