@@ -89,7 +89,7 @@ PanelPromise Promises::Of(int64_t expert, int64_t panel) const {
 int At(const PackedWeight& weight, int64_t e, int64_t k, int64_t j) {
   const PanelColumn place = Place(j, weight.n, weight.paired());
   const int line_k = LineK(weight.dtype());
-  const uint8_t* line = PanelAt(weight, e, place.panel) + k / line_k * kLineBytes;
+  const uint8_t* line = PackedPanels(weight).Lines(e, place.panel) + k / line_k * kLineBytes;
   const uint8_t byte = line[place.column * 4 + k % 4];
   if (weight.dtype() == DType::kInt8) {
     const PanelPromise promise = Promises(weight).Of(e, place.panel);

@@ -123,6 +123,25 @@ inline const uint8_t* ColumnSumsAt(const PackedWeight& w, int64_t expert, int64_
   return w.data + kHeaderBytes + w.e * panels * PanelBytes(w.dtype(), w.k) + (expert * panels + panel) * kPanelColumns * 4;
 }
 
+/// Where the panels of one PackedWeight are, found once.
+class PackedPanels {
+ public:
+  PackedPanels() = default;
+  explicit PackedPanels(const PackedWeight& w)
+      : panels_(2 * Pairs(w.n)), panel_bytes_(PanelBytes(w.dtype(), w.k)), lines_(w.data + kHeaderBytes),
+        sums_(lines_ + w.e * panels_ * panel_bytes_) {}
+
+  const uint8_t* Lines(int64_t expert, int64_t panel) const { return lines_ + (expert * panels_ + panel) * panel_bytes_; }
+  /// int32 each, at any address.
+  const uint8_t* ColumnSums(int64_t expert, int64_t panel) const {
+    return sums_ + (expert * panels_ + panel) * kPanelColumns * 4;
+  }
+
+ private:
+  int64_t panels_ = 0, panel_bytes_ = 0;
+  const uint8_t *lines_ = nullptr, *sums_ = nullptr;
+};
+
 inline const uint8_t* PanelAt(const PackedWeight& w, int64_t expert, int64_t panel) {
   return w.data + kHeaderBytes + (expert * 2 * Pairs(w.n) + panel) * PanelBytes(w.dtype(), w.k);
 }

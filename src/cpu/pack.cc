@@ -94,8 +94,9 @@ struct Part {
 
 /// The span's only panel, from packed weights.
 void CertifyPanel(const PackedWeight& weight, const PanelPromise& promise, const PackSpan& span, const LineMakers& makers) {
-  const uint8_t* const panel = PanelAt(weight, span.expert, span.first_panel);
-  std::memcpy(span.sums, ColumnSumsAt(weight, span.expert, span.first_panel), kPanelColumns * 4);
+  const PackedPanels panels(weight);
+  const uint8_t* const panel = panels.Lines(span.expert, span.first_panel);
+  std::memcpy(span.sums, panels.ColumnSums(span.expert, span.first_panel), kPanelColumns * 4);
   for (int r = 0; r < promise.count; ++r) AddTo(&span.sums[ResidualColumn(promise.At(r))], ResidualValue(promise.At(r)));
   alignas(64) uint8_t stretch[kMaxLines * kLineBytes];
   for (int64_t line = 0; line < span.lines; line += kMaxLines) {

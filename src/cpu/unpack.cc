@@ -76,7 +76,7 @@ void UnpackPanels(const PackedWeight& weight, const Promises& promises, int64_t 
     const int64_t count = std::min(kStretch, lines - line), k = line * line_k;
     for (int64_t panel = first; panel < end; ++panel) {
       const PanelPromise promise = promises.Of(expert, panel);
-      const uint8_t* from = PanelAt(weight, expert, panel) + line * kLineBytes;
+      const uint8_t* from = PackedPanels(weight).Lines(expert, panel) + line * kLineBytes;
       if (promise.count > 0) {
         std::memcpy(stretch, from, static_cast<size_t>(count * kLineBytes));
         RestoreLines(promise, k, count, stretch);

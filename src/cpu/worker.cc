@@ -126,7 +126,7 @@ void Worker::ChooseKernels(const RowBlock& b, int64_t pair, PairLines* lines) co
   if (!plan_.promises.given()) return;
   for (int h = 0; h < 2; ++h) {
     if (lines->kernel[h]->needs == Certificate::kNone) continue;
-    std::memcpy(lines->column_sums[h], ColumnSumsAt(p_.w.packed, b.expert, 2 * pair + h), sizeof(lines->column_sums[h]));
+    std::memcpy(lines->column_sums[h], panels_.ColumnSums(b.expert, 2 * pair + h), sizeof(lines->column_sums[h]));
     for (int e = 0; e < promise[h].count; e += 16) __builtin_prefetch(promise[h].residuals + 4 * e);
   }
 }
@@ -141,14 +141,14 @@ Worker::PairLines Worker::Lines(const RowBlock& b, int64_t pair, int index, int 
   if (plan_.promises.given() && pair + 1 < plan_.pairs) {  // three misses a panel otherwise: 15 % of decode
     for (int64_t next = 2 * pair + 2; next < 2 * pair + 4; ++next) {
       plan_.promises.Prefetch(b.expert, next);
-      __builtin_prefetch(ColumnSumsAt(p_.w.packed, b.expert, next));
+      __builtin_prefetch(panels_.ColumnSums(b.expert, next));
     }
   }
   for (int h = 0; h < 2; ++h) {
     const Kernel& kernel = *lines.kernel[h];
     uint8_t* scratch = At<uint8_t>(plan_.scratch.lines) + (2 * index + h) * count * kLineBytes;
     const uint8_t* from = scratch;
-    if (p_.w.packed.given()) from = PanelAt(p_.w.packed, b.expert, 2 * pair + h) + first * kLineBytes;
+    if (p_.w.packed.given()) from = panels_.Lines(b.expert, 2 * pair + h) + first * kLineBytes;
     if (lines.promise[h].count > 0 && kernel.needs == Certificate::kNone) {  // bytes that lack something
       std::memcpy(scratch, from, static_cast<size_t>(count * kLineBytes));
       RestoreLines(lines.promise[h], first_k, count, scratch);
@@ -172,7 +172,7 @@ void Worker::FindNext(const RowBlock& b, const Task& task, int64_t pair, PairLin
   if (!p_.w.packed.given()) return;
   const int64_t end = task.first_pair + task.pairs, at = pair - task.first_pair;
   if (plan_.span == 1 && b.k_block >= p_.k) {  // all there is in decode
-    for (int h = 0; h < 2 && pair + 1 < end; ++h) lines->next[h] = PanelAt(p_.w.packed, b.expert, 2 * pair + 2 + h);
+    for (int h = 0; h < 2 && pair + 1 < end; ++h) lines->next[h] = panels_.Lines(b.expert, 2 * pair + 2 + h);
     return;
   }
   const int64_t first = pair - at % plan_.span, span_end = std::min(first + plan_.span, end);
@@ -193,7 +193,7 @@ void Worker::FindNext(const RowBlock& b, const Task& task, int64_t pair, PairLin
     if (pair == end) return;
   }
   for (int h = 0; h < 2; ++h) {
-    lines->next[h] = PanelAt(p_.w.packed, b.expert, 2 * pair + h) + next_k / LineK(p_.w.dtype) * kLineBytes;
+    lines->next[h] = panels_.Lines(b.expert, 2 * pair + h) + next_k / LineK(p_.w.dtype) * kLineBytes;
   }
 }
 

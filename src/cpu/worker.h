@@ -14,8 +14,8 @@ class Worker {
  public:
   /// `scratch`: plan.scratch.bytes, 64-byte aligned; `shared`: plan.shared_bytes that all workers see.
   Worker(const Problem& problem, const Plan& plan, std::byte* scratch, std::byte* shared)
-      : p_(problem), plan_(plan), slices_(problem.slices()), only_scales_(problem.epilogue.only_scales()), scratch_(scratch),
-        shared_(shared) {}
+      : p_(problem), plan_(plan), slices_(problem.slices()), only_scales_(problem.epilogue.only_scales()),
+        panels_(problem.w.packed.given() ? PackedPanels(problem.w.packed) : PackedPanels()), scratch_(scratch), shared_(shared) {}
 
   /// Everything of the task but the requantisation of its rows; blocks that are finished `meanwhile`: and but the stages of
   /// its last span, which the next task of the same block or FinishRest brings.
@@ -102,6 +102,7 @@ class Worker {
   const Plan& plan_;
   const int64_t slices_;
   const bool only_scales_;
+  const PackedPanels panels_;
   std::byte* scratch_;
   std::byte* shared_;
   int block_ = -1;  // of x in scratch, in the forms that are true here:

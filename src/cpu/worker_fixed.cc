@@ -34,7 +34,7 @@ void Worker::UniteOutliers(const RowBlock& b) {
 const uint8_t* Worker::OutlierLines(const RowBlock& b, const PairLines& lines, int64_t pair, int h) {
   if (b.k_block >= p_.k) return lines.bytes[h];
   const int64_t panel = 2 * pair + h;
-  if (p_.w.packed.given() && lines.promise[h].count == 0) return PanelAt(p_.w.packed, b.expert, panel);
+  if (p_.w.packed.given() && lines.promise[h].count == 0) return panels_.Lines(b.expert, panel);
   const int64_t count = (p_.k + LineK(p_.w.dtype) - 1) / LineK(p_.w.dtype);
   uint8_t* out = At<uint8_t>(plan_.scratch.outlier_lines) + h * count * kLineBytes;
   if (outlier_pair_ == pair) return out;
@@ -42,7 +42,7 @@ const uint8_t* Worker::OutlierLines(const RowBlock& b, const PairLines& lines, i
   for (int64_t line = 0; line < count; ++line) {
     if ((any[line / 16] >> (line % 16 * 4) & 15) == 0) continue;
     uint8_t* to = out + line * kLineBytes;
-    if (p_.w.packed.given()) std::memcpy(to, PanelAt(p_.w.packed, b.expert, panel) + line * kLineBytes, kLineBytes);
+    if (p_.w.packed.given()) std::memcpy(to, panels_.Lines(b.expert, panel) + line * kLineBytes, kLineBytes);
     else PackPanels(p_.w, {b.expert, panel, 1, line, 1, to, kLineBytes}, plan_.stages->lines);
   }
   if (p_.w.packed.given()) RestoreLines(lines.promise[h], 0, count, out);
