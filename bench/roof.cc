@@ -21,7 +21,6 @@
 #endif
 #if defined(__x86_64__)
 #include <cpuid.h>
-#include <emmintrin.h>
 #endif
 
 namespace {
@@ -89,7 +88,7 @@ std::atomic<uint64_t> sink;  // keeps results alive
 void Copy(const uint8_t* from, uint8_t* to, size_t bytes) {
 #if defined(__x86_64__)
   for (size_t i = 0; i < bytes; i += 16) {
-    _mm_stream_si128(reinterpret_cast<__m128i*>(to + i), _mm_load_si128(reinterpret_cast<const __m128i*>(from + i)));
+    asm volatile("movdqa %1, %%xmm0\n movntdq %%xmm0, %0" : "=m"(to[i]) : "m"(from[i]) : "xmm0", "memory");
   }
 #else
   std::memcpy(to, from, bytes);
