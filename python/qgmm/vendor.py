@@ -19,7 +19,6 @@ from .ops import GroupList, TensorOrList, Weights, swiglu_quant_tensors, weight_
 from .packed import PackedWeight
 from .packed_call import ZERO
 
-
 _DTYPES = ("x_dtype", "weight_dtype", "weight_scale_dtype", "x_scale_dtype")
 
 

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import agree
 import cases
 import qgmm
-from fuzz_arguments import a_case, b_case, call, describe, g_case, pick, spoil
+from fuzz_arguments import a_case, b_case, call, describe, g_case, spoil
 
 CASES = [
     (qgmm.grouped_matmul_swiglu_quant, a_case),
