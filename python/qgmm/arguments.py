@@ -176,11 +176,11 @@ def quant_dtype(name: str, value) -> torch.dtype:
     return dtype
 
 
-_OUT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.int32)
+OUT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.int32)
 
 
 def out_dtype(name: str, value) -> torch.dtype:
-    if not isinstance(value, torch.dtype) or value not in _OUT_DTYPES:
+    if not isinstance(value, torch.dtype) or value not in OUT_DTYPES:
         refuse(name, f"out_dtype must be float16, bfloat16, float32 or int32; got {spell(value)}")
     return value
 

@@ -120,6 +120,13 @@ def test_strange_arguments_get_the_same_answer_by_both_ways(rng, monkeypatch, sh
     assert short_calls() > 80
 
 
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.quint8, torch.bits8, torch.complex32, torch.float8_e8m0fnu])
+def test_a_type_that_the_door_has_no_name_for_is_a_sentence(rng, dtype):
+    x, weight, scale, x_scale, ends = cases.swiglu(rng)
+    with pytest.raises(ValueError, match=r"^\[grouped_matmul\] out_dtype must be float16, bfloat16, float32 or int32; got "):
+        qgmm.grouped_matmul(x, qgmm.pack_weight(weight), scale, ends, x_scale=x_scale, out_dtype=dtype)
+
+
 class Seen(TorchDispatchMode):
     def __init__(self):
         super().__init__()
