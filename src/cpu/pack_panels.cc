@@ -60,12 +60,12 @@ class Neighbours {
     return tile_ + ((panel - tile_panel_) * kTileLines + line - tile_line_) * kLineBytes;
   }
 
-  /// What the next tile reads, `ahead` bytes from what this one does: `runs` of `bytes`. It is fetched while lines are made,
-  /// or, if they are certified, while they are that: a core keeps few misses in flight, and memory rested then. Two Zen 3
-  /// cores: rows 1.12 to 1.14 x, columns 1.10 to 1.13 x.
+  /// What the next tile reads, `ahead` bytes from what this one does (0: nothing): `runs` of `bytes`. It is fetched while
+  /// lines are made, or, if they are certified, while they are that: a core keeps few misses in flight, and memory rested
+  /// then. Two Zen 3 cores: rows 1.12 to 1.14 x, columns 1.10 to 1.13 x.
   void FetchLater(LinesArgs* a, ptrdiff_t ahead, int64_t runs, int64_t bytes) {
-    if (span_.certifiers != nullptr) later_ = {a->source + ahead, a->stride, runs, bytes};
-    else a->ahead = ahead;
+    if (span_.certifiers == nullptr) a->ahead = ahead;
+    else if (ahead != 0) later_ = {a->source + ahead, a->stride, runs, bytes};
   }
 
   int64_t FirstK(int64_t line) const { return (span_.first_line + line) * line_k_; }
