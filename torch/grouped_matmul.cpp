@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // grouped_matmul (the down projection) from torch.
-#include <new>
 #include <utility>
 
 #include "call.h"
@@ -60,17 +59,6 @@ struct Call {
   }
 };
 
-Tensor Run(const Tensor& x, Call& call) {
-  std::optional<Tensor> y = TryEmpty(x, call.y_sizes, call.y_type);
-  if (!y) {
-    Explain(call.args, ThisThread());  // a wrong argument is the better answer than too little memory
-    throw std::bad_alloc();
-  }
-  call.args.y.data = y->mutable_data_ptr();
-  qgmm::GroupedMatmul(call.args, ThisThread());
-  return std::move(*y);
-}
-
 }  // namespace
 
 Tensor GroupedMatmul(const Tensor& x, const Tensors& weight, const MaybeTensors& weight_scale,
@@ -79,7 +67,7 @@ Tensor GroupedMatmul(const Tensor& x, const Tensors& weight, const MaybeTensors&
                      int64_t act_type, MaybeType out_dtype, const MaybeInts& packed, int64_t spelling) {
   Call call(x, weight, weight_scale, group_list, x_scale, bias, weight_assist_matrix, dequant_mode, group_list_type,
             act_type, out_dtype, packed, spelling);
-  return Run(x, call);
+  return OneResult(x, call, &qgmm::GroupedMatmul);
 }
 
 Tensor PackedGroupedMatmul(const Tensor& x, const Tensor& data, const Tensor& group_list,
@@ -88,7 +76,7 @@ Tensor PackedGroupedMatmul(const Tensor& x, const Tensor& data, const Tensor& gr
                            const MaybeTensor& weight_assist_matrix, MaybeType out_dtype) {
   Call call(x, WeightArgument{PackedIn(data), {}}, Views(weight_scale), group_list, x_scale, bias, Views(weight_assist_matrix),
             dequant_mode, group_list_type, act_type, out_dtype, 0);
-  return Run(x, call);
+  return OneResult(x, call, &qgmm::GroupedMatmul);
 }
 
 std::string ExplainGroupedMatmul(const Tensor& x, const Tensors& weight, const MaybeTensors& weight_scale,

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // weight_quant_grouped_matmul from torch.
-#include <new>
 #include <utility>
 
 #include "call.h"
@@ -46,24 +45,13 @@ struct Call {
              group_list, group_list_type, act_type, precision, spelling) {}
 };
 
-Tensor Run(const Tensor& x, Call& call) {
-  std::optional<Tensor> y = TryEmpty(x, call.y_sizes, call.y_type);
-  if (!y) {
-    Explain(call.args, ThisThread());  // a wrong argument is the better answer than too little memory
-    throw std::bad_alloc();
-  }
-  call.args.y.data = y->mutable_data_ptr();
-  qgmm::WeightQuantGroupedMatmul(call.args, ThisThread());
-  return std::move(*y);
-}
-
 }  // namespace
 
 Tensor WeightQuantGroupedMatmul(const Tensor& x, const Tensor& weight, const Tensor& scale, const MaybeTensor& offset,
                                 const MaybeTensor& bias, const MaybeTensor& group_list, int64_t group_list_type,
                                 int64_t act_type, int64_t precision, const MaybeInts& packed, int64_t spelling) {
   Call call(x, weight, scale, offset, bias, group_list, group_list_type, act_type, precision, packed, spelling);
-  return Run(x, call);
+  return OneResult(x, call, &qgmm::WeightQuantGroupedMatmul);
 }
 
 Tensor PackedWeightQuant(const Tensor& x, const Tensor& data, const Tensor& scale, const MaybeTensor& group_list,
@@ -71,7 +59,7 @@ Tensor PackedWeightQuant(const Tensor& x, const Tensor& data, const Tensor& scal
                          const MaybeTensor& offset, const MaybeTensor& bias) {
   Call call(x, WeightArgument{PackedIn(data), {}}, scale, offset, bias, group_list, group_list_type, act_type,
             precision, spelling);
-  return Run(x, call);
+  return OneResult(x, call, &qgmm::WeightQuantGroupedMatmul);
 }
 
 std::string ExplainWeightQuantGroupedMatmul(const Tensor& x, const Tensor& weight, const Tensor& scale,
