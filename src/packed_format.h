@@ -117,12 +117,6 @@ struct PanelSpan {
 };
 PanelSpan ColumnsOf(int64_t panel, int64_t n, bool paired);
 
-/// Sums over k of the bytes of a panel's columns, int32 [16] at any address.
-inline const uint8_t* ColumnSumsAt(const PackedWeight& w, int64_t expert, int64_t panel) {
-  const int64_t panels = 2 * Pairs(w.n);
-  return w.data + kHeaderBytes + w.e * panels * PanelBytes(w.dtype(), w.k) + (expert * panels + panel) * kPanelColumns * 4;
-}
-
 /// Where the panels of one PackedWeight are, found once.
 class PackedPanels {
  public:
@@ -131,8 +125,9 @@ class PackedPanels {
       : panels_(2 * Pairs(w.n)), panel_bytes_(PanelBytes(w.dtype(), w.k)), lines_(w.data + kHeaderBytes),
         sums_(lines_ + w.e * panels_ * panel_bytes_) {}
 
+  /// The first line of a panel.
   const uint8_t* Lines(int64_t expert, int64_t panel) const { return lines_ + (expert * panels_ + panel) * panel_bytes_; }
-  /// int32 each, at any address.
+  /// Sums over k of the bytes of a panel's columns, int32 [16] at any address.
   const uint8_t* ColumnSums(int64_t expert, int64_t panel) const {
     return sums_ + (expert * panels_ + panel) * kPanelColumns * 4;
   }
@@ -141,9 +136,5 @@ class PackedPanels {
   int64_t panels_ = 0, panel_bytes_ = 0;
   const uint8_t *lines_ = nullptr, *sums_ = nullptr;
 };
-
-inline const uint8_t* PanelAt(const PackedWeight& w, int64_t expert, int64_t panel) {
-  return w.data + kHeaderBytes + (expert * 2 * Pairs(w.n) + panel) * PanelBytes(w.dtype(), w.k);
-}
 
 }  // namespace qgmm

@@ -25,7 +25,8 @@ class PackedWeight:
     It gives the same bits as the tensor it was made from. Everything is in ``data``, a one-dimensional uint8 tensor
     that can stand in a ``state_dict`` or a safetensors file; ``PackedWeight.from_data(data)`` brings it back.
     ``torch.save``, ``torch.load`` (also with ``weights_only=True``, once qgmm is imported), ``copy`` and ``pickle``
-    work on the object itself, and ``torch.compile`` takes it as an argument or as an attribute of a module.
+    work on the object itself, and ``torch.compile`` takes it as an argument or as an attribute of a module. Make a new
+    object for other weights: with other bytes written into ``data``, a call takes what their header says or refuses them.
 
     Attributes:
         data: uint8 ``[bytes]`` on the CPU.
